@@ -1,0 +1,25 @@
+# Two commands matter: `make demo` and `make test`. Both do all their own set-up.
+PY := .venv/bin/python
+.PHONY: setup check test lab demo bench docs conformance clean
+
+setup: .venv/.done ## the virtual environment and the system packages
+	@tools/system-packages
+
+.venv/.done: pyproject.toml constraints.txt
+	@tools/make-venv
+	@touch $@
+
+check: .venv/.done ## lint, types and the fast tests: no root, seconds
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/mypy
+	$(PY) -m pytest -q -m "not lab" -n 2
+
+test: setup ## everything: check, then the lab suite on real engines (root)
+	$(MAKE) check
+	$(PY) -m pytest -q -m lab
+
+demo: setup ## a three-host cluster on this machine, told as it happens
+	.venv/bin/drover lab demo
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,123 @@
+"""The engine port: what the agent needs of one Docker engine.
+
+Two implementations pass one contract suite (`tests/contract/engine.py`): `docker` (the real API over a Unix
+socket) and `fake` (in memory, for tests and the simulation). Containers are known by the label `drover.id`.
+Every method raises `EngineError` with the engine's own status and message when the engine refuses, and
+`Unavailable` when it cannot be reached or does not answer its deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from drover.model.records import HostFacts
+
+ID_LABEL = "drover.id"
+EPOCH_LABEL = "drover.epoch"
+
+
+class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
+    """One managed container as the engine shows it. `state`: created, running, paused, restarting, removing,
+    exited or dead. `networks`: network name to engine-side network id."""
+
+    id: str
+    engine_id: str
+    name: str
+    epoch: int = 0
+    state: str
+    exit_code: int = 0
+    health: str = ""
+    error: str = ""
+    pid: int = 0
+    started_at: str = ""
+    finished_at: str = ""
+    image: str = ""
+    networks: Mapping[str, str] = {}
+
+
+class SeenEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine event: `kind` is container, network, volume, image or daemon; `labels` are the actor's attributes."""
+
+    kind: str
+    action: str
+    actor: str
+    labels: Mapping[str, str] = {}
+    time_ns: int = 0
+
+
+class Engine(Protocol):
+    async def facts(self, host: str) -> HostFacts:
+        """Version, cores, memory, labels and ids of the predefined networks."""
+        ...
+
+    async def containers(self) -> list[SeenContainer]:
+        """All managed containers, whatever their state."""
+        ...
+
+    async def container(self, engine_ref: str) -> SeenContainer | None:
+        """One container by engine id or name; None if the engine does not have it."""
+        ...
+
+    async def create_container(
+        self, name: str, body: Mapping[str, Any], platform: str = ""
+    ) -> tuple[str, str]:
+        """Create; returns (engine id, the engine's JSON answer as text, with its warnings)."""
+        ...
+
+    async def order(self, engine_ref: str, verb: str, query: str = "", body: str = "") -> tuple[int, str]:
+        """Start, stop, kill, restart, rename, update (POST) or remove (DELETE): the engine's status and body text.
+
+        304 (already in that state) is an answer, not an error.
+        """
+        ...
+
+    async def networks(self) -> dict[str, str]:
+        """Network names to engine ids, of the networks that carry `drover.id`, plus bridge, host and none."""
+        ...
+
+    async def create_network(self, body: Mapping[str, Any]) -> str: ...
+
+    async def remove_network(self, engine_ref: str) -> None: ...
+
+    async def connect(self, network: str, engine_ref: str, endpoint: Mapping[str, Any]) -> None: ...
+
+    async def disconnect(self, network: str, engine_ref: str, force: bool) -> None: ...
+
+    async def volumes(self) -> dict[str, Mapping[str, str]]:
+        """Volume names to their labels."""
+        ...
+
+    async def create_volume(self, body: Mapping[str, Any]) -> None: ...
+
+    async def remove_volume(self, name: str, force: bool = False) -> None: ...
+
+    async def image_id(self, ref: str) -> str | None:
+        """The id (`sha256:…`) of an image by name, id or digest; None if the engine does not have it."""
+        ...
+
+    async def image_layers(self, ref: str) -> Sequence[str]:
+        """The image's layer digests (`RootFS.Layers`, the diff ids), lowest first."""
+        ...
+
+    async def all_layers(self) -> frozenset[str]:
+        """The diff ids of every layer of every image of this engine."""
+        ...
+
+    async def tag(self, image: str, ref: str) -> None: ...
+
+    def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+        """`docker save` as a stream of pieces."""
+        ...
+
+    async def load(self, archive: AsyncIterator[bytes]) -> str:
+        """`docker load`; the engine's progress text."""
+        ...
+
+    def events(self) -> AsyncIterator[SeenEvent]:
+        """Events from now on, until the engine closes the stream (then raises `Unavailable`)."""
+        ...
+
+    async def close(self) -> None: ...

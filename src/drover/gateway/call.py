@@ -1,0 +1,118 @@
+"""What passes between the gateway's wire side and its handlers: a `Call` in, a `Reply` or a `Relay` out.
+
+Theory of operation. The wire side (`server`) parses a request's head and makes a `Call`; the route table picks a
+handler; the handler answers with a value. A `Reply` is answered by the gateway itself. A `Relay` names the engine
+to pass the call to and what to edit on the way; without edits, bodies and streams pass untouched, and hijacked
+connections become tunnels with half-close. Handlers never see a socket; hooks wrap handlers and never own streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+import msgspec
+
+Headers = tuple[tuple[bytes, bytes], ...]
+BodyReader = Callable[[int], Awaitable[bytes]]
+"""Reads the whole request body; raises `Invalid` if it is larger than the given number of bytes."""
+Edit = Callable[[bytes], bytes]
+
+JSON_LIMIT_BYTES = 8 * 1024 * 1024
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One client request. `path` is decoded and normalised, without version prefix, e.g. `/containers/web/json`;
+    `version` is `1.41` or empty; `target` is the request target as received."""
+
+    method: str
+    path: str
+    version: str
+    target: str
+    query_string: str
+    headers: Headers
+    read_body: BodyReader
+    params: Mapping[str, str] = {}
+    """Named parts of the path, filled in by the route table."""
+
+    def query(self, name: str, default: str = "") -> str:
+        """The first value of a query parameter."""
+        return next(
+            (v for k, v in parse_qsl(self.query_string, keep_blank_values=True) if k == name), default
+        )
+
+    def flag(self, name: str) -> bool:
+        """Docker's boolean form: present and not one of '', 0, no, false, none."""
+        return self.query(name).strip().lower() not in ("", "0", "no", "false", "none")
+
+    def header(self, name: str) -> str:
+        wanted = name.lower().encode()
+        return next((v.decode("latin-1") for k, v in self.headers if k.lower() == wanted), "")
+
+    async def json_body(self, limit_bytes: int = JSON_LIMIT_BYTES) -> bytes:
+        return await self.read_body(limit_bytes)
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway's own answer. With `stream`, the body is sent chunked as it comes, and `body` is ignored."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: Headers = ()
+    stream: AsyncIterator[bytes] | None = None
+
+
+class Relay(msgspec.Struct, frozen=True, kw_only=True):
+    """Pass the call to the engine of `host`.
+
+    `target`: another request target (path and query), None for the client's own. `body`: a replacement of the
+    request body (None: stream the client's through). `edit`: applied to the whole response body if it is
+    JSON and framed (buffered up to a limit, Content-Length made anew). `edit_lines`: applied to each
+    newline-terminated piece of a streamed response, at once. `seen`: called with status and the whole body of a
+    buffered response (implies buffering).
+    """
+
+    host: str
+    target: str | None = None
+    body: bytes | None = None
+    edit: Edit | None = None
+    edit_lines: Edit | None = None
+    seen: Callable[[int, bytes], None] | None = None
+
+
+Outcome = Reply | Relay
+Handler = Callable[[Call], Awaitable[Outcome]]
+
+
+class EngineResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole response of an engine to a question the gateway asked for itself."""
+
+    status: int
+    headers: Headers = ()
+    body: bytes = b""
+
+
+class Links(Protocol):
+    """The gateway's way to every engine (protocol; the real one is `gateway.links.EngineLinks`).
+
+    Errors: `Unavailable` naming the host when it is known to be dead (at once), refuses, or does not answer the
+    deadline. Cancelling a request closes its connection.
+    """
+
+    async def request(
+        self,
+        host: str,
+        method: str,
+        target: str,
+        *,
+        body: bytes = b"",
+        headers: Headers = (),
+        deadline_s: float = 30.0,
+    ) -> EngineResponse: ...
+
+    def stream(self, host: str, method: str, target: str) -> AsyncIterator[bytes]:
+        """The response body's pieces as they come, for ever if the engine streams for ever. An error status
+        raises `EngineError`."""
+        ...

@@ -1,0 +1,280 @@
+"""The records of a cluster: what the store holds, one frozen value per key.
+
+Theory of operation. The store maps keys to records. A key is `table/name` or `table/name/name`; `TABLES` says
+which type lives in which table, and `key()` builds keys. Each table has exactly one kind of writer:
+
+    table              key                    writer     says
+    hosts              host                   people     a host is a member, its labels, whether it drains
+    alive              host                   its host   the host's lease is held (the key vanishes with the lease)
+    host_facts         host                   its host   engine version, cores, memory, what the host offers
+    containers         container id           people     WHAT should exist, and the last order given about it
+    names              container name         people     which container has the name (uniqueness = the key)
+    placements         container id           leader     WHERE it runs, with an epoch that only grows, and why
+    container_facts    host/container id      its host   what that host's engine last showed of it
+    networks           network id             people     a cluster network
+    network_names      network name           people     which network has the name
+    network_facts      host/network id        its host   the network's id on that host's engine
+    addresses          network id/ip          leader     which container answers for the address
+    ports              host or */proto/port   leader     which container has the published port
+    volumes            volume name            people     a cluster volume and which host may write it, with an epoch
+    tokens             token id               people     a join token (hash only)
+    members            host                   leader     the host runs a member of the store
+    settings           name                   people     cluster-wide settings
+
+On acceptance of a call the gateway writes for people and, with `decide.schedule`, in place of the leader, in one
+conditional commit. Times are seconds since the Unix epoch; they are shown, never compared to prove a death.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Desired = Literal["created", "running", "stopped", "removed"]
+Verb = Literal[
+    "create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"
+]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all records. Unknown fields of newer versions are ignored when read."""
+
+
+class Host(Record):
+    """A member of the cluster. `index` (1..) is unique and never used again; it derives host addresses."""
+
+    name: str
+    id: str
+    index: int
+    address: str
+    labels: dict[str, str] = {}
+    scheduling: Literal["active", "drain"] = "active"
+    joined_at: float = 0.0
+    api_port: int = 4740
+    tunnel_port: int = 4741
+
+
+class Alive(Record):
+    """Present exactly while the host's lease is held. `session` changes at each start of its daemon."""
+
+    host: str
+    session: str
+    since: float = 0.0
+
+
+class HostFacts(Record):
+    """What a host's daemon saw of its engine. `engine_ok` false: the engine does not answer since `at`."""
+
+    host: str
+    engine_ok: bool = True
+    engine_version: str = ""
+    api_version: str = ""
+    min_api_version: str = ""
+    os: str = ""
+    arch: str = ""
+    kernel: str = ""
+    storage_driver: str = ""
+    cpus: int = 0
+    memory_bytes: int = 0
+    engine_labels: dict[str, str] = {}
+    predefined_networks: dict[str, str] = {}
+    """Names (bridge, host, none) to this engine's ids of them."""
+    message: str = ""
+    at: float = 0.0
+
+
+class Order(Record):
+    """The last lifecycle call about a container; `number` only grows. The host's answer carries the number back.
+
+    `query` is the client's query string and `body` its JSON text, both as received, so that the engine can be
+    asked exactly what the client asked.
+    """
+
+    number: int = 1
+    verb: Verb = "create"
+    query: str = ""
+    body: str = ""
+
+
+class Answer(Record):
+    """What the engine said to the order with this number: HTTP status, its message or JSON body as text."""
+
+    number: int = 0
+    status: int = 0
+    message: str = ""
+    body: str = ""
+
+
+class Container(Record):
+    """WHAT should exist. `body` is the create call's JSON text, as received; `image_id` what its image meant then."""
+
+    id: str
+    name: str
+    body: str
+    image_id: str = ""
+    platform: str = ""
+    desired: Desired = "created"
+    order: Order = Order()
+    created_at: float = 0.0
+    attachments: dict[str, str] = {}
+    """Network id to the JSON text of the endpoint settings, for networks joined by `network connect`."""
+
+
+class Name(Record):
+    """Which container has a name, or which network."""
+
+    id: str
+
+
+class Placement(Record):
+    """WHERE a container runs. `reasons`: one sentence per host considered, `chosen` says why this one."""
+
+    container: str
+    host: str
+    epoch: int = 1
+    chosen: str = ""
+    reasons: dict[str, str] = {}
+    at: float = 0.0
+
+
+class ContainerFacts(Record):
+    """What one host's engine last showed of a container. `state` is Docker's, or `missing`, or `failed` (not made)."""
+
+    container: str
+    host: str
+    engine_id: str = ""
+    state: str = "missing"
+    exit_code: int = 0
+    health: str = ""
+    error: str = ""
+    pid: int = 0
+    started_at: str = ""
+    finished_at: str = ""
+    image: str = ""
+    epoch: int = 0
+    answer: Answer = Answer()
+    progress: str = ""
+    at: float = 0.0
+
+
+class Network(Record):
+    """A cluster network: `body` is the create call's JSON text; `vni` its VXLAN network identifier (0: none)."""
+
+    id: str
+    name: str
+    body: str
+    driver: str = "bridge"
+    subnet: str = ""
+    gateway: str = ""
+    vni: int = 0
+    created_at: float = 0.0
+
+
+class NetworkFacts(Record):
+    network: str
+    host: str
+    engine_id: str = ""
+
+
+class Address(Record):
+    """The claim to answer for an address: one live holder (P2)."""
+
+    network: str
+    ip: str
+    container: str
+    epoch: int = 1
+    mac: str = ""
+
+
+class Port(Record):
+    """The claim to a published port."""
+
+    host: str
+    protocol: str
+    port: int
+    container: str
+    epoch: int = 1
+
+
+class Volume(Record):
+    """A cluster volume. `host` holds the claim to write it (empty: never used yet); `epoch` only grows."""
+
+    name: str
+    body: str
+    driver: str = "directory"
+    host: str = ""
+    epoch: int = 1
+    created_at: float = 0.0
+    anonymous: bool = False
+
+
+class Token(Record):
+    """A join token. Only the SHA-256 of its secret is kept. `used_by`: hosts that joined with it."""
+
+    id: str
+    secret_sha256: str
+    created_at: float
+    expires_at: float
+    reusable: bool = False
+    used_by: tuple[str, ...] = ()
+
+
+class Member(Record):
+    """A host that runs a member of the store. A `learner` has no vote yet."""
+
+    host: str
+    peer_url: str
+    client_url: str
+    state: Literal["starting", "learner", "voter"] = "starting"
+    initial_cluster: str = ""
+    member_id: str = ""
+
+
+class Setting(Record):
+    value: str
+
+
+TABLES: dict[str, type[Record]] = {
+    "hosts": Host,
+    "alive": Alive,
+    "host_facts": HostFacts,
+    "containers": Container,
+    "names": Name,
+    "placements": Placement,
+    "container_facts": ContainerFacts,
+    "networks": Network,
+    "network_names": Name,
+    "network_facts": NetworkFacts,
+    "addresses": Address,
+    "ports": Port,
+    "volumes": Volume,
+    "tokens": Token,
+    "members": Member,
+    "settings": Setting,
+}
+
+
+def key(table: str, *parts: str) -> str:
+    """The store key of a record: `key("container_facts", "h1", cid)` is `container_facts/h1/<cid>`."""
+    if table not in TABLES:
+        raise KeyError(table)
+    return "/".join((table, *parts))
+
+
+def table_of(record_key: str) -> str:
+    return record_key.split("/", 1)[0]
+
+
+_decoders = {name: msgspec.json.Decoder(kind) for name, kind in TABLES.items()}
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def encode(record: Record) -> bytes:
+    return _encode(record)
+
+
+def decode(record_key: str, value: bytes) -> Record | None:
+    """The record at a key, or None for a table this version does not know (a newer daemon wrote it)."""
+    decoder = _decoders.get(table_of(record_key))
+    return None if decoder is None else decoder.decode(value)

@@ -1,0 +1,87 @@
+"""The store port: what Drover needs of a consistent store, and no more.
+
+Keys and records are those of `drover.model.records`. Revisions are integers that only grow; one commit gets one
+revision, and all its changes become visible together. Two implementations pass one contract suite
+(`tests/contract/store.py`): `memory` (the reference, used by tests and the simulation) and `etcd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from drover.errors import Conflict
+from drover.model.cluster import Change, Cluster
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """All changes of one revision, in key order."""
+
+    revision: int
+    changes: tuple[Change, ...]
+
+
+class CommitConflict(Conflict):
+    """An expectation did not hold; nothing was written. `keys` are those whose version differed (may be empty
+    where the store cannot tell)."""
+
+    def __init__(self, keys: Sequence[str] = ()) -> None:
+        super().__init__("the records changed meanwhile: " + ", ".join(keys or ("unknown keys",)))
+        self.keys = tuple(keys)
+
+
+class Compacted(Conflict):
+    """The history asked for is gone: take a new snapshot and watch from there."""
+
+
+class Lease(Protocol):
+    """A held lease. Renewed by `keep`; keys attached to it vanish when it expires or is revoked."""
+
+    @property
+    def ttl_s(self) -> float: ...
+
+    @property
+    def id(self) -> str: ...
+
+    async def renew(self) -> float:
+        """Renew once; returns the monotonic time at which the successful request was SENT (the fence counts
+        from there, design D8). Raises `Unavailable` if the store did not answer, `NotFound` if it is over."""
+        ...
+
+    async def revoke(self) -> None:
+        """End it now: attached keys vanish. Errors are swallowed: it would expire anyway."""
+        ...
+
+
+class Store(Protocol):
+    """Every method raises `Unavailable` within a deadline when no quorum answers; none waits for ever (P5)."""
+
+    async def snapshot(self) -> Cluster:
+        """All records at one revision (linearizable)."""
+        ...
+
+    def watch(self, revision: int) -> AsyncIterator[Batch]:
+        """Every batch with a revision greater than `revision`, in order, without gaps or repeats.
+
+        Survives reconnects and the loss of a member by itself; raises `Compacted` when it cannot go on without
+        a gap and `Unavailable` when the store has not answered for long.
+        """
+        ...
+
+    async def commit(
+        self, changes: Sequence[Change], expect: Mapping[str, int] | None = None, lease: Lease | None = None
+    ) -> int:
+        """Write all changes at once if each key in `expect` still has that version (0: must not exist).
+
+        Returns the revision. Raises `CommitConflict` and writes nothing otherwise. With `lease`, all written keys
+        are attached to it. A commit is safe to repeat after `Unavailable` only if `expect` makes it so.
+        """
+        ...
+
+    async def grant(self, ttl_s: float) -> Lease:
+        """A new lease."""
+        ...
+
+    async def close(self) -> None: ...
