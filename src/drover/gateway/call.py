@@ -38,9 +38,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     def query(self, name: str, default: str = "") -> str:
         """The first value of a query parameter."""
-        return next(
-            (v for k, v in parse_qsl(self.query_string, keep_blank_values=True) if k == name), default
-        )
+        return next((v for k, v in parse_qsl(self.query_string, keep_blank_values=True) if k == name), default)
 
     def flag(self, name: str) -> bool:
         """Docker's boolean form: present and not one of '', 0, no, false, none."""

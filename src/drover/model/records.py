@@ -32,16 +32,14 @@ from typing import Literal
 import msgspec
 
 Desired = Literal["created", "running", "stopped", "removed"]
-Verb = Literal[
-    "create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"
-]
+Verb = Literal["create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of all records. Unknown fields of newer versions are ignored when read."""
 
 
-class Host(Record):
+class Host(Record, frozen=True):
     """A member of the cluster. `index` (1..) is unique and never used again; it derives host addresses."""
 
     name: str
@@ -55,7 +53,7 @@ class Host(Record):
     tunnel_port: int = 4741
 
 
-class Alive(Record):
+class Alive(Record, frozen=True):
     """Present exactly while the host's lease is held. `session` changes at each start of its daemon."""
 
     host: str
@@ -63,7 +61,7 @@ class Alive(Record):
     since: float = 0.0
 
 
-class HostFacts(Record):
+class HostFacts(Record, frozen=True):
     """What a host's daemon saw of its engine. `engine_ok` false: the engine does not answer since `at`."""
 
     host: str
@@ -84,7 +82,7 @@ class HostFacts(Record):
     at: float = 0.0
 
 
-class Order(Record):
+class Order(Record, frozen=True):
     """The last lifecycle call about a container; `number` only grows. The host's answer carries the number back.
 
     `query` is the client's query string and `body` its JSON text, both as received, so that the engine can be
@@ -97,7 +95,7 @@ class Order(Record):
     body: str = ""
 
 
-class Answer(Record):
+class Answer(Record, frozen=True):
     """What the engine said to the order with this number: HTTP status, its message or JSON body as text."""
 
     number: int = 0
@@ -106,7 +104,7 @@ class Answer(Record):
     body: str = ""
 
 
-class Container(Record):
+class Container(Record, frozen=True):
     """WHAT should exist. `body` is the create call's JSON text, as received; `image_id` what its image meant then."""
 
     id: str
@@ -121,13 +119,13 @@ class Container(Record):
     """Network id to the JSON text of the endpoint settings, for networks joined by `network connect`."""
 
 
-class Name(Record):
+class Name(Record, frozen=True):
     """Which container has a name, or which network."""
 
     id: str
 
 
-class Placement(Record):
+class Placement(Record, frozen=True):
     """WHERE a container runs. `reasons`: one sentence per host considered, `chosen` says why this one."""
 
     container: str
@@ -138,7 +136,7 @@ class Placement(Record):
     at: float = 0.0
 
 
-class ContainerFacts(Record):
+class ContainerFacts(Record, frozen=True):
     """What one host's engine last showed of a container. `state` is Docker's, or `missing`, or `failed` (not made)."""
 
     container: str
@@ -158,7 +156,7 @@ class ContainerFacts(Record):
     at: float = 0.0
 
 
-class Network(Record):
+class Network(Record, frozen=True):
     """A cluster network: `body` is the create call's JSON text; `vni` its VXLAN network identifier (0: none)."""
 
     id: str
@@ -171,13 +169,13 @@ class Network(Record):
     created_at: float = 0.0
 
 
-class NetworkFacts(Record):
+class NetworkFacts(Record, frozen=True):
     network: str
     host: str
     engine_id: str = ""
 
 
-class Address(Record):
+class Address(Record, frozen=True):
     """The claim to answer for an address: one live holder (P2)."""
 
     network: str
@@ -187,7 +185,7 @@ class Address(Record):
     mac: str = ""
 
 
-class Port(Record):
+class Port(Record, frozen=True):
     """The claim to a published port."""
 
     host: str
@@ -197,7 +195,7 @@ class Port(Record):
     epoch: int = 1
 
 
-class Volume(Record):
+class Volume(Record, frozen=True):
     """A cluster volume. `host` holds the claim to write it (empty: never used yet); `epoch` only grows."""
 
     name: str
@@ -209,7 +207,7 @@ class Volume(Record):
     anonymous: bool = False
 
 
-class Token(Record):
+class Token(Record, frozen=True):
     """A join token. Only the SHA-256 of its secret is kept. `used_by`: hosts that joined with it."""
 
     id: str
@@ -220,7 +218,7 @@ class Token(Record):
     used_by: tuple[str, ...] = ()
 
 
-class Member(Record):
+class Member(Record, frozen=True):
     """A host that runs a member of the store. A `learner` has no vote yet."""
 
     host: str
@@ -231,7 +229,7 @@ class Member(Record):
     member_id: str = ""
 
 
-class Setting(Record):
+class Setting(Record, frozen=True):
     value: str
 
 

@@ -61,9 +61,7 @@ class Engine(Protocol):
         """One container by engine id or name; None if the engine does not have it."""
         ...
 
-    async def create_container(
-        self, name: str, body: Mapping[str, Any], platform: str = ""
-    ) -> tuple[str, str]:
+    async def create_container(self, name: str, body: Mapping[str, Any], platform: str = "") -> tuple[str, str]:
         """Create; returns (engine id, the engine's JSON answer as text, with its warnings)."""
         ...
 
