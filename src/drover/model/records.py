@@ -204,7 +204,8 @@ class Volume(Record, frozen=True):
     host: str = ""
     epoch: int = 1
     created_at: float = 0.0
-    anonymous: bool = False
+    removed: bool = False
+    """The host removes the data, then the record."""
 
 
 class Token(Record, frozen=True):

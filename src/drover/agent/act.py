@@ -1,0 +1,288 @@
+"""`Actor`: performs one step on this host's engine, network and disk, and reports what came of it.
+
+Theory of operation. A step is a value; `perform` is the only place that turns values into effects. Every step can be
+repeated: it looks before it makes, and "already so" is success. Errors:
+
+    the engine refuses (EngineError)     a pending order is answered with the engine's own status and message;
+                                         without an order it propagates, and the agent holds the object for a while
+    the engine is away (Unavailable)     propagates: nothing is answered, the order is still pending
+    anything else (DroverError)          as a refusal, with the error's own status
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from drover.agent.report import Reporter, container_facts
+from drover.agent.view import View
+from drover.decide import overlay
+from drover.decide import steps as s
+from drover.decide.converge import answer_of, network_id, networks_of
+from drover.decide.removal import container_removal
+from drover.drivers.engine.port import Engine, SeenContainer
+from drover.drivers.engine.translate import engine_body
+from drover.drivers.network.port import NetworkDriver
+from drover.drivers.volumes.port import VolumeDriver
+from drover.errors import DroverError
+from drover.model import records as r
+from drover.model.cluster import Cluster, delete
+from drover.model.spec import parse_spec
+from drover.store.mirror import Mirror
+from drover.store.port import CommitConflict
+
+READ_YOUR_WRITES_S = 5.0
+
+
+class ImageMover(Protocol):
+    """Brings an image from another host."""
+
+    async def fetch(self, image_id: str, ref: str, progress: Callable[[str], None]) -> None:
+        """Have `image_id` on this engine, named `ref`. Raises `NotFound` if no reachable host has it."""
+        ...
+
+
+class Drivers(msgspec.Struct, frozen=True):
+    """The effects an agent has."""
+
+    engine: Engine
+    network: NetworkDriver
+    volumes: VolumeDriver
+    images: ImageMover
+
+
+class Actor:
+    def __init__(self, host: str, mirror: Mirror, view: View, reporter: Reporter, drivers: Drivers) -> None:
+        self._host = host
+        self._mirror = mirror
+        self._view = view
+        self._reporter = reporter
+        self._drivers = drivers
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._mirror.cluster
+
+    async def perform(self, step: s.Step) -> None:
+        """Do one step. Raises what could not be answered to anybody: the agent holds the object and tries again."""
+        match step:
+            case s.EnsureVolume(name):
+                await self._ensure_volume(name)
+            case s.EnsureNetwork(network):
+                await self._ensure_network(network)
+            case s.EnsureImage(container, ref, image_id):
+                await self._ensure_image(container, ref, image_id)
+            case s.CreateContainer(container):
+                await self._create(container)
+            case s.StartContainer(container):
+                await self._start(container)
+            case s.Perform(container, order):
+                await self._order(container, order)
+            case s.Forget(container):
+                await self._forget(container)
+            case s.RemoveStray(engine_id):
+                await self._remove_stray(engine_id)
+            case s.RemoveNetwork(network, engine_id):
+                await self._remove_network(network, engine_id)
+            case s.RemoveVolume(name):
+                await self._remove_volume(name)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+
+    def report(self, container: str, progress: str = "") -> None:
+        """Report what the view holds of a container, with this host's last answer about it."""
+        answer = answer_of(self._cluster, self._host, self._view.answers, container)
+        facts = container_facts(self._host, container, self._view.containers.get(container), answer, progress)
+        self._reporter.report(r.key("container_facts", self._host, container), facts)
+
+    def answer(self, container: str, order: r.Order, status: int, text: str) -> None:
+        """Answer an order: the engine's status, and its JSON text as the body; an error's sentence as the message."""
+        if order.number < self._view.answers.get(container, r.Answer()).number:
+            return  # a later order overtook this one, and is answered already
+        message = _message(text) if status >= 400 else ""
+        self._view.answers[container] = r.Answer(number=order.number, status=status, message=message, body=text)
+        self.report(container)
+
+    def refuse(self, container: str, error: DroverError) -> bool:
+        """Answer the pending `create` or other order with an error; False if no order waits for an answer."""
+        record = self._cluster.containers.get(container)
+        if record is None:
+            return False
+        if record.order.number <= answer_of(self._cluster, self._host, self._view.answers, container).number:
+            return False
+        self.answer(container, record.order, error.status, json.dumps({"message": error.message}))
+        return True
+
+    async def _look(self, container: str, engine_id: str) -> SeenContainer | None:
+        """Look at one container again, and learn it."""
+        seen = await self._drivers.engine.container(engine_id)
+        if seen is None:
+            self._view.lose(engine_id)
+        else:
+            self._view.learn(seen)
+        return seen
+
+    # -- what containers need ------------------------------------------------------------------------------------
+
+    async def _ensure_volume(self, name: str) -> None:
+        volume = self._cluster.volumes[name]
+        body = dict(json.loads(volume.body)) if volume.body else {}
+        labels = {**(body.get("Labels") or {}), "drover.volume": name}
+        body |= {"Name": name, "Driver": body.get("Driver") or "local", "Labels": labels}
+        if not body.get("DriverOpts"):
+            path = await self._drivers.volumes.ensure(name)
+            body["DriverOpts"] = {"type": "none", "o": "bind", "device": path}
+        await self._drivers.engine.create_volume(body)
+        self._view.volumes.add(name)
+
+    async def _ensure_network(self, network: str) -> None:
+        real = overlay.realised(self._cluster, self._host).get(network)
+        if real is not None:
+            await self._drivers.network.realise(real)
+            await self._drivers.network.set_remotes(real, real.remotes)
+        body = overlay.engine_network_body(self._cluster.networks[network], real, self._host)
+        engine_id = await self._drivers.engine.create_network(body)
+        self._learn_network(network, engine_id)
+
+    def _learn_network(self, network: str, engine_id: str) -> None:
+        self._view.networks[network] = engine_id
+        facts = r.NetworkFacts(network=network, host=self._host, engine_id=engine_id)
+        self._reporter.report(r.key("network_facts", self._host, network), facts)
+
+    async def _ensure_image(self, container: str, ref: str, image_id: str) -> None:
+        engine = self._drivers.engine
+        if await engine.image_id(image_id) is None:
+            await self._drivers.images.fetch(image_id, ref, lambda text: self.report(container, text))
+        if not ref.startswith("sha256:") and "@" not in ref and await engine.image_id(ref) != image_id:
+            await engine.tag(image_id, ref)
+        self._view.images.add(image_id)
+
+    # -- containers ----------------------------------------------------------------------------------------------
+
+    async def _create(self, container: str) -> None:
+        record = self._cluster.containers[container]
+        placement = self._cluster.placements[container]
+        body = await self._engine_body(record, placement)
+        engine_id, text = await self._drivers.engine.create_container(record.name, body, record.platform)
+        seen = SeenContainer(
+            id=container, engine_id=engine_id, name=record.name, epoch=placement.epoch, state="created"
+        )
+        self._view.learn(seen)
+        if record.order.verb == "create":
+            self.answer(container, record.order, 201, text)
+        else:
+            self.report(container)
+        await self._connect_all(record)
+
+    async def _engine_body(self, record: r.Container, placement: r.Placement) -> dict[str, object]:
+        return engine_body(
+            record,
+            epoch=placement.epoch,
+            containers={c: seen.engine_id for c, seen in self._view.containers.items()},
+            cluster=self._cluster,
+        )
+
+    async def _connect_all(self, record: r.Container) -> None:
+        """A container made anew joins the networks it had joined since it was created."""
+        for network, endpoint in record.attachments.items():
+            if network in networks_of(self._cluster, record, parse_spec(record.body)):
+                await self._connect(record, network, json.loads(endpoint))
+
+    async def _connect(self, record: r.Container, network: str, endpoint: dict[str, object]) -> None:
+        engine_id = self._view.containers[record.id].engine_id
+        await self._drivers.engine.connect(
+            self._engine_network(network), engine_id, overlay.endpoint(self._cluster, record.id, network, endpoint)
+        )
+
+    def _engine_network(self, ref: str) -> str:
+        """The engine's name for a network given by cluster id or name."""
+        network = network_id(self._cluster, ref)
+        return ref if network is None else self._cluster.networks[network].name
+
+    async def _start(self, container: str) -> None:
+        engine_id = self._view.containers[container].engine_id
+        status, text = await self._drivers.engine.order(engine_id, "start")
+        await self._look(container, engine_id)
+        self.report(container)
+        if status >= 400:
+            raise DroverError(f"container {container[:12]} could not be started: {_message(text)}")
+
+    async def _order(self, container: str, order: r.Order) -> None:
+        seen = self._view.containers[container]
+        if order.verb == "create":
+            self.answer(container, order, 201, json.dumps({"Id": seen.engine_id, "Warnings": []}))
+            return
+        status, text = await self._put_order(container, seen.engine_id, order)
+        if order.verb == "remove" and status in (204, 404):
+            self._view.lose(seen.engine_id)
+            await self._forget(container)
+            return
+        await self._look(container, seen.engine_id)
+        self.answer(container, order, status, text)
+
+    async def _put_order(self, container: str, engine_id: str, order: r.Order) -> tuple[int, str]:
+        """The engine's status and body text; `connect` and `disconnect` have calls of their own."""
+        record = self._cluster.containers[container]
+        if order.verb not in ("connect", "disconnect"):
+            return await self._drivers.engine.order(engine_id, order.verb, order.query, order.body)
+        asked = json.loads(order.body)
+        if order.verb == "connect":
+            await self._connect(record, asked["network"], asked.get("endpoint") or {})
+        else:
+            network = self._engine_network(asked["network"])
+            await self._drivers.engine.disconnect(network, engine_id, bool(asked.get("force")))
+        return 200, ""
+
+    async def _forget(self, container: str) -> None:
+        changes, expect = container_removal(self._cluster, container)
+        try:
+            revision = await self._reporter.commit(changes, expect)
+        except CommitConflict:
+            return
+        self._view.answers.pop(container, None)
+        await self._mirror.reached(revision, READ_YOUR_WRITES_S)
+
+    async def _remove_stray(self, engine_id: str) -> None:
+        status, text = await self._drivers.engine.order(engine_id, "remove", "force=1&v=1")
+        if status not in (204, 404):
+            raise DroverError(f"stray container {engine_id[:12]} could not be removed: {_message(text)}")
+        container = self._view.lose(engine_id)
+        if container is not None:
+            await self._drop_facts(container)
+
+    async def _drop_facts(self, container: str) -> None:
+        key = r.key("container_facts", self._host, container)
+        if f"{self._host}/{container}" in self._cluster.container_facts:
+            await self._reporter.commit([delete(key)], {})
+
+    # -- what is not needed any more -----------------------------------------------------------------------------
+
+    async def _remove_network(self, network: str, engine_id: str) -> None:
+        await self._drivers.engine.remove_network(engine_id)
+        record = self._cluster.networks.get(network)
+        vni = record.vni if record is not None else overlay.vni_of(network)
+        if vni:
+            await self._drivers.network.remove(vni)
+        self._view.networks.pop(network, None)
+        key = r.key("network_facts", self._host, network)
+        await self._reporter.commit([delete(key)], {})
+
+    async def _remove_volume(self, name: str) -> None:
+        await self._drivers.engine.remove_volume(name)
+        self._view.volumes.discard(name)
+        await self._drivers.volumes.remove(name)
+        key = r.key("volumes", name)
+        revision = await self._reporter.commit([delete(key)], {key: self._cluster.version(key)})
+        await self._mirror.reached(revision, READ_YOUR_WRITES_S)
+
+
+def _message(text: str) -> str:
+    """The sentence in an engine's `{"message": …}`, or the text itself."""
+    try:
+        found = json.loads(text).get("message", text)
+    except (ValueError, AttributeError):
+        return text
+    return str(found)

@@ -1,0 +1,230 @@
+"""`Agent`: makes one host's engine agree with the records: observe, converge, act, report.
+
+Theory of operation. Two sources wake the agent: the mirror (records changed) and the engine's events. Each time it asks
+the pure `converge` what to do, starts each step whose object is idle, and looks again when a step ends. A newer order that
+may overtake (a `kill` during a `stop`) runs beside the one under way: the engine's own lock decides, as for one Docker.
+
+    state              the agent
+    store away         goes on observing; changes nothing (running containers go on), says so in `status`
+    engine away        reports `engine_ok: false`, knows nothing of it, asks again every RETRY_S
+    step fails         holds the object: HOLD_MIN_S, doubling to HOLD_MAX_S; a waiting order is answered instead
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from drover.agent.act import Actor, Drivers
+from drover.agent.report import Reporter
+from drover.agent.view import View
+from drover.decide import steps as s
+from drover.decide.converge import converge, networks_of
+from drover.drivers.engine.port import ID_LABEL, SeenEvent
+from drover.errors import DroverError, Unavailable
+from drover.model import records as r
+from drover.model.spec import parse_spec
+from drover.store.mirror import Mirror
+from drover.store.port import Batch, Store
+
+log = structlog.get_logger()
+
+RETRY_S = 0.5
+HOLD_MIN_S = 0.5
+HOLD_MAX_S = 30.0
+OVERTAKES = ("kill", "stop", "remove")
+QUIET_ACTIONS = ("exec_", "attach", "resize", "top", "copy", "archive-path", "extract-to-dir", "export", "commit")
+"""Container events after which nothing about the container is different."""
+RELEVANT = frozenset(
+    ("containers", "placements", "networks", "network_names", "volumes", "addresses", "hosts", "members", "alive")
+)
+
+
+class Agent:
+    def __init__(self, host: str, mirror: Mirror, store: Store, drivers: Drivers, now: Callable[[], float]) -> None:
+        self._host = host
+        self._mirror = mirror
+        self._drivers = drivers
+        self._now = now
+        self._wake = asyncio.Event()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, int] = {}
+        self.view = View()
+        self.reporter = Reporter(store, now)
+        self.actor = Actor(host, mirror, self.view, self.reporter, drivers)
+        self.waits: tuple[s.Wait, ...] = ()
+        self.engine_error = ""
+
+    async def run(self) -> None:
+        """Until cancelled. Containers are left as they are when it ends (P6)."""
+        self._mirror.on_batch(self._on_batch)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.reporter.run())
+                group.create_task(self._observe())
+                group.create_task(self._loop())
+        finally:
+            for task in self._busy.values():
+                task.cancel()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def _on_batch(self, batch: Batch) -> None:
+        if any(change.key.split("/", 1)[0] in RELEVANT for change in batch.changes):
+            self.wake()
+
+    # -- observe -------------------------------------------------------------------------------------------------
+
+    async def _observe(self) -> None:
+        """Listen first, list second: nothing that happens in between is missed. Start again when the engine went."""
+        while True:
+            try:
+                events = self._drivers.engine.events()
+                await self._list()
+                async for event in events:
+                    await self._on_event(event)
+            except DroverError as error:
+                self._engine_lost(error)
+            await asyncio.sleep(RETRY_S)
+
+    async def _list(self) -> None:
+        engine = self._drivers.engine
+        facts = await engine.facts(self._host)
+        containers, networks, volumes = await asyncio.gather(engine.containers(), engine.networks(), engine.volumes())
+        ours = {name for name, labels in volumes.items() if "drover.volume" in labels}
+        self.view.learn_all(containers, networks, dict.fromkeys(ours))
+        self.engine_error = ""
+        self.reporter.report(r.key("host_facts", self._host), facts)
+        self._adopt_stored_facts()
+        for container in self.view.containers:
+            if container in self._mirror.cluster.containers:
+                self.actor.report(container)
+        for network, engine_id in self.view.networks.items():
+            facts_key = r.key("network_facts", self._host, network)
+            self.reporter.report(facts_key, r.NetworkFacts(network=network, host=self._host, engine_id=engine_id))
+        self.wake()
+
+    def _adopt_stored_facts(self) -> None:
+        """Facts that the store already holds are not written again; those of containers that are gone are corrected."""
+        for key, facts in self._mirror.cluster.container_facts.items():
+            if facts.host == self._host:
+                self.reporter.adopt(r.key("container_facts", key), facts)
+                if facts.container not in self.view.containers:
+                    self.actor.report(facts.container)
+
+    def _engine_lost(self, error: DroverError) -> None:
+        if not self.engine_error:
+            log.warning("the engine does not answer", error=error.message)
+        self.engine_error = error.message
+        self.view.forget()
+        facts = self._mirror.cluster.host_facts.get(self._host, r.HostFacts(host=self._host))
+        lost = r.HostFacts(**{**_fields(facts), "engine_ok": False, "message": error.message})
+        self.reporter.report(r.key("host_facts", self._host), lost)
+
+    async def _on_event(self, event: SeenEvent) -> None:
+        if event.kind == "image":
+            self.view.images.clear()
+        elif event.kind == "container" and not event.action.startswith(QUIET_ACTIONS):
+            await self._on_container_event(event)
+
+    async def _on_container_event(self, event: SeenEvent) -> None:
+        if event.action == "destroy":
+            container = self.view.lose(event.actor)
+        elif ID_LABEL not in event.labels:
+            return
+        else:
+            container = await self._look(event.actor)
+        if container is not None and container in self._mirror.cluster.containers:
+            self.actor.report(container)
+        self.wake()
+
+    async def _look(self, engine_id: str) -> str | None:
+        seen = await self._drivers.engine.container(engine_id)
+        if seen is None:
+            return self.view.lose(engine_id)
+        self.view.learn(seen)
+        return seen.id
+
+    # -- converge and act ----------------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        while True:
+            again_at = self._pass() if self._mirror.healthy else 0.0
+            delay = max(0.0, again_at - self._now()) if again_at else None
+            try:
+                await asyncio.wait_for(self._wake.wait(), delay)
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    def _pass(self) -> float:
+        plan = converge(self._mirror.cluster, self._host, self.view.seen(), self._now())
+        self.waits = plan.waits
+        for step in plan.steps:
+            self._begin(step)
+        return plan.again_at
+
+    def _begin(self, step: s.Step) -> None:
+        name = _slot(step)
+        if name in self._busy or (step.object in self._busy and name == step.object):
+            return
+        task = asyncio.create_task(self._run(step))
+        self._busy[name] = task
+        task.add_done_callback(lambda _: self._ended(name))
+
+    def _ended(self, name: str) -> None:
+        self._busy.pop(name, None)
+        self.wake()
+
+    async def _run(self, step: s.Step) -> None:
+        try:
+            await self.actor.perform(step)
+            self._failures.pop(step.object, None)
+            self.view.held.pop(step.object, None)
+        except Unavailable as error:
+            self._hold(step, error)
+        except DroverError as error:
+            if not self._answered(step, error):
+                self._hold(step, error)
+        except Exception as error:
+            log.exception("a step failed in a way nobody foresaw", step=str(step))
+            self._hold(step, DroverError(f"{type(error).__name__}: {error}"))
+
+    def _answered(self, step: s.Step, error: DroverError) -> bool:
+        """Tell whoever waits for this step; True if somebody did (then it is not tried again)."""
+        waiting = [self.actor.refuse(container, error) for container in self._for_whom(step)]
+        return any(waiting)
+
+    def _for_whom(self, step: s.Step) -> Iterable[str]:
+        if isinstance(step, s.ContainerStep):
+            return [step.container]
+        if isinstance(step, s.EnsureImage):
+            return [step.container]
+        cluster = self._mirror.cluster
+        here = [c for c, p in cluster.placements.items() if p.host == self._host and c in cluster.containers]
+        if isinstance(step, s.EnsureVolume):
+            return [c for c in here if step.name in parse_spec(cluster.containers[c].body).volumes]
+        if isinstance(step, s.EnsureNetwork):
+            records = [(c, cluster.containers[c]) for c in here]
+            return [c for c, rec in records if step.network in networks_of(cluster, rec, parse_spec(rec.body))]
+        return []
+
+    def _hold(self, step: s.Step, error: DroverError) -> None:
+        failures = self._failures[step.object] = self._failures.get(step.object, 0) + 1
+        delay = min(HOLD_MAX_S, HOLD_MIN_S * 2 ** (failures - 1))
+        self.view.held[step.object] = self._now() + delay
+        log.warning("a step failed", step=type(step).__name__, about=step.object, error=error.message, again_in_s=delay)
+
+
+def _slot(step: s.Step) -> str:
+    """What a step keeps busy: its object, or, for an order that may overtake, the order itself."""
+    if isinstance(step, s.Perform) and step.order.verb in OVERTAKES:
+        return f"{step.object}#{step.order.number}"
+    return step.object
+
+
+def _fields(facts: r.HostFacts) -> dict[str, object]:
+    return {name: getattr(facts, name) for name in facts.__struct_fields__}

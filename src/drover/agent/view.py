@@ -1,0 +1,76 @@
+"""`View`: what this host's engine shows, kept current by its events, and what the agent itself did.
+
+The agent is the only one that changes a view; `seen()` gives the frozen `Seen` that `decide.converge` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from drover.decide.converge import Seen, SeenHere
+from drover.drivers.engine.port import SeenContainer
+from drover.model import records as r
+
+
+class View:
+    def __init__(self) -> None:
+        self.known = False
+        self.containers: dict[str, SeenContainer] = {}
+        self.strays: dict[str, SeenContainer] = {}
+        self.networks: dict[str, str] = {}
+        self.volumes: set[str] = set()
+        self.images: set[str] = set()
+        self.answers: dict[str, r.Answer] = {}
+        self.held: dict[str, float] = {}
+
+    def learn_all(
+        self, containers: list[SeenContainer], networks: Mapping[str, str], volumes: Mapping[str, object]
+    ) -> None:
+        """Replace everything by a full listing. Two copies of one container: the higher epoch counts."""
+        self.containers, self.strays = {}, {}
+        for seen in containers:
+            self.learn(seen)
+        self.networks = dict(networks)
+        self.volumes = set(volumes)
+        self.images = set()
+        self.known = True
+
+    def learn(self, seen: SeenContainer) -> None:
+        """One container was looked at."""
+        other = self.containers.get(seen.id)
+        if other is None or other.engine_id == seen.engine_id or other.epoch < seen.epoch:
+            if other is not None and other.engine_id != seen.engine_id:
+                self.strays[other.engine_id] = other
+            self.containers[seen.id] = seen
+            self.strays.pop(seen.engine_id, None)
+        else:
+            self.strays[seen.engine_id] = seen
+
+    def lose(self, engine_id: str) -> str | None:
+        """An engine container is gone; returns the cluster id it was."""
+        self.strays.pop(engine_id, None)
+        for container, seen in self.containers.items():
+            if seen.engine_id == engine_id:
+                del self.containers[container]
+                return container
+        return None
+
+    def forget(self) -> None:
+        """The engine went away: what it shows is unknown, which is not empty."""
+        self.known = False
+
+    def seen(self) -> Seen:
+        """The frozen picture for `converge`."""
+        return Seen(
+            containers={c: _here(v) for c, v in self.containers.items()} if self.known else None,
+            strays={e: _here(v) for e, v in self.strays.items()},
+            networks=dict(self.networks),
+            volumes=frozenset(self.volumes),
+            images=frozenset(self.images),
+            answers=dict(self.answers),
+            held=dict(self.held),
+        )
+
+
+def _here(seen: SeenContainer) -> SeenHere:
+    return SeenHere(engine_id=seen.engine_id, state=seen.state, epoch=seen.epoch)

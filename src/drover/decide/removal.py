@@ -1,0 +1,26 @@
+"""What has to go with a container: every record that exists only because of it."""
+
+from __future__ import annotations
+
+from drover.model import records as r
+from drover.model.cluster import Change, Cluster, delete
+
+
+def container_removal(cluster: Cluster, container: str) -> tuple[list[Change], dict[str, int]]:
+    """The changes that remove all records of a container, and the versions to expect.
+
+    Expecting the container's own version makes the removal lose against a newer order.
+    """
+    record = cluster.containers.get(container)
+    container_key = r.key("containers", container)
+    changes = [delete(container_key)]
+    if record is not None and cluster.names.get(record.name, r.Name(id="")).id == container:
+        changes.append(delete(r.key("names", record.name)))
+    if container in cluster.placements:
+        changes.append(delete(r.key("placements", container)))
+    changes += [
+        delete(r.key("container_facts", k)) for k, f in cluster.container_facts.items() if f.container == container
+    ]
+    changes += [delete(r.key("addresses", k)) for k, a in cluster.addresses.items() if a.container == container]
+    changes += [delete(r.key("ports", k)) for k, p in cluster.ports.items() if p.container == container]
+    return changes, {container_key: cluster.version(container_key)}
