@@ -1,8 +1,9 @@
 """`Agent`: makes one host's engine agree with the records: observe, converge, act, report.
 
-Theory of operation. Two sources wake the agent: the mirror (records changed) and the engine's events. Each time it asks
-the pure `converge` what to do, starts each step whose object is idle, and looks again when a step ends. A newer order that
-may overtake (a `kill` during a `stop`) runs beside the one under way: the engine's own lock decides, as for one Docker.
+Theory of operation. Two sources wake the agent: the mirror (records changed) and the engine's events. Each time it
+asks the pure `converge` what to do, starts each step whose object is idle, and looks again when a step ends. A newer
+order that may overtake (a `kill` during a `stop`) runs beside the one under way: the engine's own lock decides, as for
+one Docker.
 
     state              the agent
     store away         goes on observing; changes nothing (running containers go on), says so in `status`
