@@ -1,7 +1,8 @@
 """The engine port: what the agent needs of one Docker engine.
 
-Two implementations pass one contract suite (`tests/contract/engine.py`): `docker` (the real API over a Unix
-socket) and `fake` (in memory, for tests and the simulation). Containers are known by the label `drover.id`.
+Two implementations pass one contract suite (`tests/contract/engine_contract.py`): `docker` (the real API over a
+Unix socket) and `fake` (in memory, for tests and the simulation). Containers are known by the label `drover.id`.
+Creating is left to the engine's own rules; removing what is gone already is success (networks, volumes).
 Every method raises `EngineError` with the engine's own status and message when the engine refuses, and
 `Unavailable` when it cannot be reached or does not answer its deadline.
 """
@@ -21,7 +22,8 @@ EPOCH_LABEL = "drover.epoch"
 
 class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
     """One managed container as the engine shows it. `state`: created, running, paused, restarting, removing,
-    exited or dead. `networks`: network name to engine-side network id."""
+    exited or dead. `image` is the image's id; times are Docker's, empty for never; `networks`: network name to
+    engine-side network id. `id` is empty for a container that Drover did not make."""
 
     id: str
     engine_id: str
@@ -68,15 +70,20 @@ class Engine(Protocol):
     async def order(self, engine_ref: str, verb: str, query: str = "", body: str = "") -> tuple[int, str]:
         """Start, stop, kill, restart, rename, update (POST) or remove (DELETE): the engine's status and body text.
 
-        304 (already in that state) is an answer, not an error.
+        `query` and `body` are passed as given. Every status is an answer, 304 and 409 too; only `Unavailable` raises.
         """
         ...
 
     async def networks(self) -> dict[str, str]:
-        """Network names to engine ids, of the networks that carry `drover.id`, plus bridge, host and none."""
+        """Cluster ids (the label `drover.id`) to engine ids, of the networks that Drover made.
+
+        Those of bridge, host and none are in `facts`.
+        """
         ...
 
-    async def create_network(self, body: Mapping[str, Any]) -> str: ...
+    async def create_network(self, body: Mapping[str, Any]) -> str:
+        """Create; returns the engine's id. A name in use is refused with 409."""
+        ...
 
     async def remove_network(self, engine_ref: str) -> None: ...
 
@@ -101,7 +108,14 @@ class Engine(Protocol):
         ...
 
     async def all_layers(self) -> frozenset[str]:
-        """The diff ids of every layer of every image of this engine."""
+        """The chain ids (a layer on top of all those below it, see `read.chain_ids`) of every image of this engine.
+
+        Chain ids and not diff ids: the same layer on another base is stored, and looked for, separately.
+        """
+        ...
+
+    async def layer_sizes(self, ref: str) -> Sequence[int]:
+        """Bytes per layer, lowest first, as far as the engine tells: for progress, not for decisions."""
         ...
 
     async def tag(self, image: str, ref: str) -> None: ...
@@ -111,11 +125,14 @@ class Engine(Protocol):
         ...
 
     async def load(self, archive: AsyncIterator[bytes]) -> str:
-        """`docker load`; the engine's progress text."""
+        """`docker load`; the engine's progress text. An error of `archive` passes through; nothing is loaded then."""
         ...
 
     def events(self) -> AsyncIterator[SeenEvent]:
-        """Events from now on, until the engine closes the stream (then raises `Unavailable`)."""
+        """Events from this call on (not from the first `await`), until the stream ends: then raises `Unavailable`.
+
+        So whoever calls `events`, then lists, then iterates, misses nothing.
+        """
         ...
 
     async def close(self) -> None: ...
