@@ -1,0 +1,106 @@
+"""The CLI's way to a daemon: HTTP over its Unix socket, with the standard library only (starting fast matters)."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from typing import Any
+from urllib.parse import quote
+
+from drover import errors
+from drover.errors import DroverError, Invalid, Unavailable
+
+DEFAULT_HOST = "unix:///run/drover/drover.sock"
+DEADLINE_S = 60.0
+
+_BY_CODE: dict[int, type[DroverError]] = {
+    kind.exit_code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, DroverError) and kind not in (errors.EngineError, errors.NoPlacement)
+}
+
+
+class Client:
+    """Calls one daemon. `host` is a URL: `unix:///path/to/drover.sock`."""
+
+    def __init__(self, host: str = "", deadline_s: float = DEADLINE_S) -> None:
+        url = host or os.environ.get("DROVER_HOST", "") or DEFAULT_HOST
+        if not url.startswith("unix://"):
+            raise Invalid(
+                f"{url!r} is no address of a drover daemon", hint=f"use unix:///PATH, for instance {DEFAULT_HOST}"
+            )
+        self.path = url.removeprefix("unix://")
+        self.deadline_s = deadline_s
+
+    def get(self, path: str) -> Any:
+        return self.call("GET", path)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self.call("POST", path, body)
+
+    def delete(self, path: str) -> Any:
+        return self.call("DELETE", path)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The decoded JSON answer. Raises the daemon's own error, or `Unavailable` if it cannot be reached."""
+        connection = _UnixConnection(self.path, self.deadline_s)
+        try:
+            connection.request(method, path, json.dumps(body or {}), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return understand(response.status, response.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(self.path, error) from error
+        finally:
+            connection.close()
+
+
+def segment(name: str) -> str:
+    """A name as one part of a URL's path."""
+    return quote(name, safe="")
+
+
+def understand(status: int, raw: bytes) -> Any:
+    """The answer's JSON value; raises the error it carries."""
+    try:
+        answer = json.loads(raw) if raw else {}
+    except ValueError:
+        raise Unavailable(
+            f"the daemon answered {status} and no JSON", hint="is something else listening there? see `drover status`"
+        )
+    if status >= 400:
+        raise error_of(answer if isinstance(answer, dict) else {}, status)
+    return answer
+
+
+def error_of(answer: dict[str, Any], status: int) -> DroverError:
+    """The error a daemon sent, as the class it was there."""
+    message = str(answer.get("error", f"the daemon answered {status}"))
+    kind = _BY_CODE.get(int(answer.get("code", 0)), DroverError)
+    return kind(message, hint=str(answer.get("hint", "")))
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, deadline_s: float) -> None:
+        super().__init__("localhost", timeout=deadline_s)
+        self.unix_path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.unix_path)
+
+
+def _unreachable(path: str, error: Exception) -> Unavailable:
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return Unavailable(
+            f"no drover daemon listens on {path}",
+            hint="start it (`systemctl start drover`, or `drover daemon`), or set DROVER_HOST; "
+            "a host that is in no cluster yet needs `drover init` or `drover join`",
+        )
+    if isinstance(error, PermissionError):
+        return Unavailable(f"you may not use {path}", hint="run as root, or as a member of the socket's group")
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"the daemon at {path} did not answer in time", hint="see its log, and `drover status`")
+    return Unavailable(f"the daemon at {path} ended the call: {error}", hint="see its log, and call again")

@@ -1,0 +1,82 @@
+"""The systemd unit of the daemon: written and started where systemd runs; elsewhere the command to run is named."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from drover.daemon.config import DEFAULT_RUN_DIR, HostConfig
+from drover.errors import DroverError
+
+UNIT = "drover.service"
+UNIT_PATH = Path("/etc/systemd/system") / UNIT
+SYSTEMD_RUNS = Path("/run/systemd/system")
+
+# KillMode=mixed ends the store's member with the daemon; containers are not in this unit and go on (P6).
+_UNIT_TEXT = """\
+[Unit]
+Description=Drover: several Docker hosts behave as one Docker
+Documentation=https://docs.docker.com/engine/api/
+After=network-online.target docker.service
+Wants=network-online.target
+
+[Service]
+ExecStart={command}
+Restart=always
+RestartSec=1
+KillMode=mixed
+LimitNOFILE=65536
+OOMScoreAdjust=-900
+{runtime}
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def systemd_runs() -> bool:
+    return SYSTEMD_RUNS.exists()
+
+
+def daemon_command(config: HostConfig) -> str:
+    """The shell command that runs this host's daemon in the foreground."""
+    return shlex.join([_program(), "daemon", "--state-dir", config.state_dir])
+
+
+def unit_text(config: HostConfig) -> str:
+    """The unit; systemd makes the run directory where it is the default one."""
+    runtime = "RuntimeDirectory=drover\nRuntimeDirectoryPreserve=yes\n" if config.run_dir == DEFAULT_RUN_DIR else ""
+    return _UNIT_TEXT.format(command=daemon_command(config), runtime=runtime)
+
+
+def install_service(config: HostConfig) -> None:
+    """Write the unit, start it, and start it at every boot."""
+    UNIT_PATH.write_text(unit_text(config))
+    _systemctl("daemon-reload")
+    _systemctl("enable", "--now", UNIT)
+
+
+def remove_service() -> bool:
+    """Stop the unit and remove it; False if there is none."""
+    if not UNIT_PATH.exists():
+        return False
+    _systemctl("disable", "--now", UNIT)
+    UNIT_PATH.unlink()
+    _systemctl("daemon-reload")
+    return True
+
+
+def _systemctl(*arguments: str) -> None:
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DroverError(
+            f"`systemctl {shlex.join(arguments)}` failed: {done.stderr.strip()}", hint=f"see `journalctl -u {UNIT}`"
+        )
+
+
+def _program() -> str:
+    """The installed `drover` beside this Python, so that the unit works whatever the PATH."""
+    beside = Path(sys.executable).with_name("drover")
+    return str(beside) if beside.exists() else shutil.which("drover") or "drover"
