@@ -2,7 +2,18 @@
 
 Keys and records are those of `drover.model.records`. Revisions are integers that only grow; one commit gets one
 revision, and all its changes become visible together. Two implementations pass one contract suite
-(`tests/contract/store.py`): `memory` (the reference, used by tests and the simulation) and `etcd`.
+(`tests/contract/store_contract.py`): `memory` (the reference, used by tests and the simulation) and `etcd`.
+
+What a caller may see besides results:
+
+    CommitConflict   an expectation did not hold           nothing was written: look again, decide again
+    Compacted        the history asked for is gone         take a new snapshot
+    Unavailable      no quorum answered within a deadline  nothing was written
+    AnswerLost       a commit was sent, no answer came     it may have been written: look, then decide again
+    NotFound         the lease is over                     nothing was written
+
+A commit that changes nothing (no changes, or only removals of absent keys) still checks its expectations; it makes
+no batch and returns the current revision. A key may occur once in a commit.
 """
 
 from __future__ import annotations
@@ -12,7 +23,7 @@ from typing import Protocol
 
 import msgspec
 
-from drover.errors import Conflict
+from drover.errors import Conflict, Unavailable
 from drover.model.cluster import Change, Cluster
 
 
@@ -34,6 +45,10 @@ class CommitConflict(Conflict):
 
 class Compacted(Conflict):
     """The history asked for is gone: take a new snapshot and watch from there."""
+
+
+class AnswerLost(Unavailable):
+    """A commit was sent and no answer came: it may or may not have been made. Never repeated by the store."""
 
 
 class Lease(Protocol):
@@ -76,12 +91,13 @@ class Store(Protocol):
         """Write all changes at once if each key in `expect` still has that version (0: must not exist).
 
         Returns the revision. Raises `CommitConflict` and writes nothing otherwise. With `lease`, all written keys
-        are attached to it. A commit is safe to repeat after `Unavailable` only if `expect` makes it so.
+        are attached to it (`NotFound` if it is over); a key written without one is attached to none. After
+        `AnswerLost` the caller looks at the records before it decides again.
         """
         ...
 
     async def grant(self, ttl_s: float) -> Lease:
-        """A new lease."""
+        """A new lease of at least `ttl_s` (the store may round up: read `ttl_s` of what it returns)."""
         ...
 
     async def close(self) -> None: ...
