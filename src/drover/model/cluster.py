@@ -66,6 +66,10 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.rows("alive", r.Alive)
 
     @property
+    def lost(self) -> Mapping[str, r.HostLost]:
+        return self.rows("lost", r.HostLost)
+
+    @property
     def host_facts(self) -> Mapping[str, r.HostFacts]:
         return self.rows("host_facts", r.HostFacts)
 

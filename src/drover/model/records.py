@@ -6,6 +6,7 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     table              key                    writer     says
     hosts              host                   people     a host is a member, its labels, whether it drains
     alive              host                   its host   the host's lease is held (the key vanishes with the lease)
+    lost               host                   leader     since when the host's lease is not held
     host_facts         host                   its host   engine version, cores, memory, what the host offers
     containers         container id           people     WHAT should exist, and the last order given about it
     names              container name         people     which container has the name (uniqueness = the key)
@@ -59,6 +60,14 @@ class Alive(Record, frozen=True):
     host: str
     session: str
     since: float = 0.0
+
+
+class HostLost(Record, frozen=True):
+    """Noted by the leader when a host's `Alive` key is gone; `at` is when the leader saw that. Removed when the host
+    is back. It is shown to people and proves nothing: only the lease does."""
+
+    host: str
+    at: float = 0.0
 
 
 class HostFacts(Record, frozen=True):
@@ -237,6 +246,7 @@ class Setting(Record, frozen=True):
 TABLES: dict[str, type[Record]] = {
     "hosts": Host,
     "alive": Alive,
+    "lost": HostLost,
     "host_facts": HostFacts,
     "containers": Container,
     "names": Name,

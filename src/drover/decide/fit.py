@@ -1,0 +1,275 @@
+"""Can a host take a container? An ordered table of filters; the first refusal is the reason.
+
+Theory of operation. `Question` holds what is the same for all hosts and is worked out once per placement; each filter
+then looks at one `HostView` only. A filter returns None or why not, as the rest of a sentence that begins with the
+host's name: `h2: is down since …`. What a host has not reported is never assumed. `FILTERS`, in order:
+
+    filter       refuses a host that
+    member       is down, not completely joined, or has not reported its engine
+    drain        is draining
+    constraint   does not satisfy a constraint (soft ones only rank)
+    platform     has another processor architecture than the one asked for
+    near         is not the host of a container or volume that it depends on (host paths bind it to no host)
+    port         has a published host port taken (of a range: all of them)
+    memory       has less memory left than reserved by the container
+    cpu          has fewer processors left than reserved by the container
+    affinity     runs, or does not run, what an affinity asks for (soft ones only rank)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from drover.decide.sentences import container_name, cores, size
+from drover.decide.views import HostView, HostViews, PortKey, nano_cpus
+from drover.decide.wanted import Near, Wanted
+from drover.model import records as r
+from drover.model.cluster import Cluster
+from drover.model.expression import Expression
+from drover.model.spec import PublishedPort, Spec, parse_spec
+
+FACT_KEYS = ("operatingsystem", "kernelversion", "architecture", "storagedriver", "engineversion")
+_HOST_KEYS = ("host", "node")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386"}
+_SYSTEMS = ("linux", "windows", "darwin", "freebsd")
+_LABEL_PREFIX = "label."
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """Only `host` will do (empty: none will); `why` refuses any other."""
+
+    host: str
+    why: str
+
+
+class Pull(msgspec.Struct, frozen=True):
+    """An affinity and the hosts that have what it names."""
+
+    expression: Expression
+    hosts: frozenset[str]
+
+    def holds(self, host: str) -> bool:
+        return (host in self.hosts) == self.expression.equal
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of every host. `image_hosts` have the image; `replaced` is the host of the container of the
+    same Compose slot (empty: none)."""
+
+    cluster: Cluster
+    views: HostViews
+    wanted: Wanted
+    pins: tuple[Pin, ...] = ()
+    pulls: tuple[Pull, ...] = ()
+    image_hosts: frozenset[str] = frozenset()
+    replaced: str = ""
+
+
+Filter = Callable[[HostView, Question], str | None]
+
+
+def question(cluster: Cluster, views: HostViews, wanted: Wanted, image_hosts: frozenset[str]) -> Question:
+    """Work out once what the filters and the ranking need. The container itself, where it is placed already, and
+    the one it replaces count as gone."""
+    replaced = views.slots.get(wanted.slot) if wanted.slot else None
+    for gone in filter(None, {wanted.id, replaced}):
+        views = views.without(cluster, gone)
+    return Question(
+        cluster=cluster,
+        views=views,
+        wanted=wanted,
+        pins=tuple(_pins(cluster, wanted)),
+        pulls=tuple(_pull(cluster, wanted, expression, image_hosts) for expression in wanted.spec.affinities),
+        image_hosts=image_hosts,
+        replaced=(cluster.host_of(replaced) if replaced and replaced != wanted.id else None) or "",
+    )
+
+
+def refusal(view: HostView, asked: Question) -> str | None:
+    """Why the host cannot take the container, by the first filter that refuses; None if it can."""
+    for _, check in FILTERS:
+        why = check(view, asked)
+        if why is not None:
+            return why
+    return None
+
+
+def fact(view: HostView, key: str) -> str | None:
+    """What a constraint's key means on a host: `host` (or `node`) is its name, then its own labels, the labels of
+    its engine, and the engine's facts; None if it has no such thing."""
+    if key in _HOST_KEYS:
+        return view.name
+    own = view.host.labels.get(key)
+    if own is not None or view.facts is None:
+        return own
+    return view.facts.engine_labels.get(key, _engine_facts(view.facts).get(key.lower()))
+
+
+def _engine_facts(facts: r.HostFacts) -> dict[str, str]:
+    values = (facts.os, facts.kernel, facts.arch, facts.storage_driver, facts.engine_version)
+    return dict(zip(FACT_KEYS, values, strict=True))
+
+
+def _member(view: HostView, asked: Question) -> str | None:
+    return view.health.says if view.health.state in ("down", "unknown") else None
+
+
+def _drain(view: HostView, asked: Question) -> str | None:
+    return view.health.says if view.health.state == "draining" else None
+
+
+def _constraint(view: HostView, asked: Question) -> str | None:
+    for expression in asked.wanted.spec.constraints:
+        if not expression.soft and not expression.holds(fact(view, expression.key)):
+            return _breaks(view, expression)
+    return None
+
+
+def _breaks(view: HostView, expression: Expression) -> str:
+    asks = f"constraint {'asks' if expression.equal else 'excludes'} {expression.value}"
+    if expression.key in _HOST_KEYS:
+        return f"is not the host asked for: {asks}" if expression.equal else f"is ruled out: {asks}"
+    what = expression.key if expression.key.lower() in FACT_KEYS else f"label {expression.key}"
+    value = fact(view, expression.key)
+    return f"{what} is {'not set' if value is None else value}, {asks}"
+
+
+def _platform(view: HostView, asked: Question) -> str | None:
+    platform = asked.wanted.platform
+    if not platform or view.facts is None:
+        return None
+    system, wanted = _split_platform(platform)
+    if system != "linux":
+        return f"runs linux, platform {platform} asked"
+    has = architecture(view.facts.arch)
+    return None if wanted in ("", has) else f"is {has or 'of unknown architecture'}, platform {platform} asked"
+
+
+def _split_platform(platform: str) -> tuple[str, str]:
+    """`linux/arm64/v8` as (linux, arm64); `arm64` is of linux; `linux` leaves the architecture open."""
+    first, *rest = platform.lower().split("/")
+    if first in _SYSTEMS:
+        return first, architecture(rest[0]) if rest else ""
+    return "linux", architecture(first)
+
+
+def architecture(name: str) -> str:
+    """Docker's name of an architecture: `x86_64` is `amd64`."""
+    return _ARCHITECTURES.get(name.lower(), name.lower())
+
+
+def _near(view: HostView, asked: Question) -> str | None:
+    return next((pin.why for pin in asked.pins if pin.host != view.name), None)
+
+
+def _pins(cluster: Cluster, wanted: Wanted) -> Iterable[Pin]:
+    for near in wanted.near:
+        yield _pin_to(cluster, near)
+    for use in wanted.spec.volumes:
+        volume = cluster.volumes.get(use.name)
+        if volume is not None and volume.host:
+            yield Pin(volume.host, f"volume {use.name} data is on {volume.host}")
+
+
+def _pin_to(cluster: Cluster, near: Near) -> Pin:
+    host = cluster.host_of(near.container) or ""
+    return Pin(host, f"{near.why}, which is {f'on {host}' if host else 'not placed on any host'}")
+
+
+def _port(view: HostView, asked: Question) -> str | None:
+    for port in asked.wanted.spec.ports:
+        why = _taken(view, asked, port)
+        if why is not None:
+            return why
+    return None
+
+
+def _taken(view: HostView, asked: Question, port: PublishedPort) -> str | None:
+    """Why none of the host ports of one published port is free; None if one is, or any free port will do."""
+    if port.any:
+        return None
+    holder: str | None = None
+    for number in range(port.first, port.last + 1):
+        holder = _holder(view, asked, (port.protocol, number))
+        if holder is None:
+            return None
+    name = container_name(asked.cluster, holder or "")
+    if port.first == port.last:
+        return f"port {port.first}/{port.protocol} is taken by {name}"
+    return f"ports {port.first}-{port.last}/{port.protocol} are all taken, the last by {name}"
+
+
+def _holder(view: HostView, asked: Question, port: PortKey) -> str | None:
+    return view.ports.get(port) or asked.views.shared_ports.get(port)
+
+
+def _memory(view: HostView, asked: Question) -> str | None:
+    wanted, free = asked.wanted.spec.memory_bytes, view.free_memory_bytes
+    return f"{size(wanted)} of memory asked, {size(max(free, 0))} free" if wanted > max(free, 0) else None
+
+
+def _cpu(view: HostView, asked: Question) -> str | None:
+    wanted, free = nano_cpus(asked.wanted.spec), view.free_nano_cpus
+    return f"{cores(wanted)} asked, {cores(max(free, 0))} free" if wanted > max(free, 0) else None
+
+
+def _affinity(view: HostView, asked: Question) -> str | None:
+    for pull in asked.pulls:
+        if not pull.expression.soft and not pull.holds(view.name):
+            return _repels(pull.expression)
+    return None
+
+
+def _repels(expression: Expression) -> str:
+    kind = expression.key.removeprefix(_LABEL_PREFIX)
+    what = (
+        f"{kind} {expression.value}"
+        if kind in ("container", "image")
+        else f"a container labelled {kind}={expression.value}"
+    )
+    return f"does not have {what}, affinity asks for it" if expression.equal else f"has {what}, affinity excludes it"
+
+
+def _pull(cluster: Cluster, wanted: Wanted, expression: Expression, image_hosts: frozenset[str]) -> Pull:
+    hosts = {cluster.host_of(container) for container in _matching(cluster, expression) if container != wanted.id}
+    own_image = expression.key == "image" and any(expression.finds(name) for name in _image_names(wanted.spec))
+    return Pull(expression, frozenset(host for host in hosts if host) | (image_hosts if own_image else frozenset()))
+
+
+def _matching(cluster: Cluster, expression: Expression) -> Iterable[str]:
+    """Ids of the containers an affinity names: `container` by name or id, `image`, else a label."""
+    if expression.key == "container" and expression.exact:
+        named = cluster.names.get(expression.value.removeprefix("/"))
+        return [named.id] if named else [expression.value]
+    return [one.id for one in cluster.containers.values() if any(map(expression.finds, _texts(one, expression.key)))]
+
+
+def _texts(container: r.Container, key: str) -> tuple[str, ...]:
+    """What an affinity's value is compared with on one container."""
+    if key == "container":
+        return container.name, container.id
+    spec = parse_spec(container.body)
+    if key == "image":
+        return (*_image_names(spec), container.image_id)
+    label = spec.labels.get(key.removeprefix(_LABEL_PREFIX))
+    return () if label is None else (label,)
+
+
+def _image_names(spec: Spec) -> tuple[str, ...]:
+    """An image as written, and without the tag `latest` that nobody writes."""
+    return spec.image, spec.image.removesuffix(":latest")
+
+
+FILTERS: tuple[tuple[str, Filter], ...] = (
+    ("member", _member),
+    ("drain", _drain),
+    ("constraint", _constraint),
+    ("platform", _platform),
+    ("near", _near),
+    ("port", _port),
+    ("memory", _memory),
+    ("cpu", _cpu),
+    ("affinity", _affinity),
+)

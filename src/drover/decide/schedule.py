@@ -1,0 +1,66 @@
+"""`place(cluster, wanted)`: a host for one container, or why none can take it.
+
+Theory of operation. Three steps, each a table in its own module: what is asked (`wanted`), which hosts fit
+(`fit.FILTERS`, first refusal is the reason), which of those is best (`rank.CRITERIA`). Placing many containers in
+a row passes `views` on, kept up to date with `HostViews.with_container`, instead of adding everything up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from drover.decide.fit import Question, question, refusal
+from drover.decide.rank import best, chosen, rejected
+from drover.decide.sentences import listed
+from drover.decide.views import HostView, HostViews
+from drover.decide.wanted import Wanted
+from drover.errors import NoPlacement
+from drover.model.cluster import Cluster
+
+NAMED_HOSTS = 16
+"""How many hosts a refusal's message names; `NoPlacement.reasons` has them all."""
+REASONED_HOSTS = 64
+"""How many hosts' reasons are worth keeping with a placement."""
+_HINT = "`drover host ls` shows each host's state, labels and what is free"
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """`why` is a sentence that says why this host; `reasons` has one for each other host (on a large cluster for
+    the first `REASONED_HOSTS` by name, as it is kept in the placement record)."""
+
+    host: str
+    why: str
+    reasons: Mapping[str, str]
+
+
+def place(
+    cluster: Cluster,
+    wanted: Wanted,
+    *,
+    image_hosts: frozenset[str] = frozenset(),
+    views: HostViews | None = None,
+) -> Chosen:
+    """The host for a container. `image_hosts` have its image (a preference only). `views`, if given, are used in
+    place of adding up `cluster`'s. Raises `NoPlacement` with one reason per host."""
+    asked = question(cluster, views or HostViews.of(cluster), wanted, image_hosts)
+    refusals = {name: refusal(view, asked) for name, view in asked.views.hosts.items()}
+    fits = [asked.views.hosts[name] for name, why in refusals.items() if why is None]
+    if not fits:
+        raise _nowhere(wanted, {name: why for name, why in refusals.items() if why is not None})
+    winner = best(fits, asked)
+    others = [view for view in fits if view is not winner]
+    return Chosen(winner.name, chosen(winner, others, asked), _reasons(winner, refusals, asked))
+
+
+def _reasons(winner: HostView, refusals: Mapping[str, str | None], asked: Question) -> dict[str, str]:
+    names = [name for name in sorted(refusals) if name != winner.name][:REASONED_HOSTS]
+    return {name: refusals[name] or rejected(winner, asked.views.hosts[name], asked) for name in names}
+
+
+def _nowhere(wanted: Wanted, reasons: Mapping[str, str]) -> NoPlacement:
+    if not reasons:
+        return NoPlacement(f"no host can take {wanted.name}: the cluster has no hosts", {}, hint=_HINT)
+    told = listed(sorted(reasons.items()), NAMED_HOSTS)
+    return NoPlacement(f"no host can take {wanted.name}: {told}", reasons, hint=_HINT)
