@@ -1,0 +1,208 @@
+"""What one host must have of each cluster network, from the records alone.
+
+Theory of operation. A cluster network with a VNI is one layer-2 network over all hosts: on each host that needs it
+Docker's own bridge driver uses a bridge that Drover owns, and one VXLAN port joins the bridges. Nothing is learned and
+nothing is flooded: every address elsewhere has a static entry. `realised` says, for one host, what that is; the
+network driver makes it so, and nothing else remembers anything.
+
+    what                         same on every host?   from
+    bridge `dv<vni>`             yes                   the VNI
+    VXLAN device `dx<vni>`       yes                   the VNI
+    gateway address and its MAC  yes (anycast)         the network; the MAC from the address
+    host address and its MAC     no                    the subnet's broadcast address minus the host's index
+    remote entries               no                    claims whose container is placed on another host,
+                                                       and the host addresses of the other hosts that use the network
+
+A host uses a network while a container placed on it holds an address there. A MAC follows from its address
+(`02:42:` and the four bytes in hex, Docker's own rule), so it moves with the address and peers' ARP caches stay true.
+An address whose placement changes changes one entry on each host that uses the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import msgspec
+
+from drover.model.cluster import Cluster
+from drover.model.records import Address, Host, Network
+
+ID_LABEL = "drover.id"
+OVERLAY_DRIVERS = frozenset({"", "bridge", "overlay"})
+VXLAN_PORT = 4789
+VXLAN_OVERHEAD_BYTES = 50
+DEFAULT_MTU_BYTES = 1500 - VXLAN_OVERHEAD_BYTES
+MTU_OPTION = "com.docker.network.driver.mtu"
+BRIDGE_OPTION = "com.docker.network.bridge.name"
+HOST_ADDRESS = "drover-host"
+"""The name under which a host's own address is kept out of the engine's pool (an auxiliary address)."""
+
+
+class Remote(msgspec.Struct, frozen=True, order=True):
+    """An address that answers behind the host with underlay address `vtep`."""
+
+    ip: str
+    mac: str
+    vtep: str
+
+
+class RealNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """One network as one host must have it. `host_ip` is empty where the subnet is too small for one per host."""
+
+    id: str
+    vni: int
+    subnet: str
+    gateway: str
+    host_ip: str
+    underlay: str
+    mtu_bytes: int = DEFAULT_MTU_BYTES
+    port: int = VXLAN_PORT
+    remotes: tuple[Remote, ...] = ()
+
+    @property
+    def bridge(self) -> str:
+        return f"dv{self.vni}"
+
+    @property
+    def vxlan(self) -> str:
+        return f"dx{self.vni}"
+
+    @property
+    def prefix_length(self) -> int:
+        return int(self.subnet.partition("/")[2])
+
+    @property
+    def gateway_mac(self) -> str:
+        return mac_of(self.gateway)
+
+    @property
+    def host_mac(self) -> str:
+        """The VXLAN device's own MAC: unique per host, so that replies to the host come to this one."""
+        return mac_of(self.host_ip or self.underlay)
+
+
+def mac_of(ip: str) -> str:
+    """`10.44.0.9` is `02:42:0a:2c:00:09`, as Docker derives it."""
+    return "02:42:" + ":".join(f"{int(part):02x}" for part in ip.split("."))
+
+
+def host_address(network: Network, index: int) -> str:
+    """The address of the host with `index` on a network: broadcast minus index; empty if that is not free to use."""
+    subnet = IPv4Network(network.subnet)
+    number = int(subnet.broadcast_address) - index
+    if number <= int(subnet.network_address) or str(IPv4Address(number)) == network.gateway:
+        return ""
+    return str(IPv4Address(number))
+
+
+def is_overlay(network: Network) -> bool:
+    """Whether Drover carries the network between hosts; others (macvlan, …) are the engine's own affair."""
+    return network.driver in OVERLAY_DRIVERS and network.vni > 0
+
+
+def realised(
+    cluster: Cluster, host: str, *, mtu_bytes: int = DEFAULT_MTU_BYTES, port: int = VXLAN_PORT
+) -> dict[str, RealNetwork]:
+    """Network id to what `host` must have of it, for every overlay network that a container placed there is on.
+
+    `mtu_bytes` is the largest the underlay carries (its own MTU less 50); a network's own MTU option may lower it.
+    Empty if the cluster does not know the host.
+    """
+    this = cluster.hosts.get(host)
+    if this is None:
+        return {}
+    found = {}
+    for network_id, claims in _claims_by_network(cluster).items():
+        network = cluster.networks[network_id]
+        placed = [(claim, cluster.hosts[where]) for claim in claims if (where := _home(cluster, claim))]
+        if any(where.name == host for _, where in placed):
+            found[network_id] = RealNetwork(
+                id=network.id,
+                vni=network.vni,
+                subnet=network.subnet,
+                gateway=network.gateway,
+                host_ip=host_address(network, this.index),
+                underlay=this.address,
+                mtu_bytes=_mtu_bytes(network, mtu_bytes),
+                port=port,
+                remotes=_remotes(network, placed, this),
+            )
+    return found
+
+
+def _claims_by_network(cluster: Cluster) -> dict[str, list[Address]]:
+    """Network id to the claims of every overlay network; claims on networks that are gone or not ours are left out."""
+    claims: dict[str, list[Address]] = {id_: [] for id_, network in cluster.networks.items() if is_overlay(network)}
+    for claim in cluster.addresses.values():
+        if claim.network in claims:
+            claims[claim.network].append(claim)
+    return claims
+
+
+def _home(cluster: Cluster, claim: Address) -> str | None:
+    """The member host where the claim's container is placed; None if it is placed nowhere (yet, or any more)."""
+    host = cluster.host_of(claim.container)
+    return host if host in cluster.hosts else None
+
+
+def _remotes(network: Network, placed: Iterable[tuple[Address, Host]], this: Host) -> tuple[Remote, ...]:
+    """The entries for addresses on other hosts and for those hosts themselves, in address order."""
+    elsewhere = [(claim, host) for claim, host in placed if host.name != this.name]
+    entries = {Remote(claim.ip, claim.mac or mac_of(claim.ip), host.address) for claim, host in elsewhere}
+    for peer in {host.name: host for _, host in elsewhere}.values():
+        if ip := host_address(network, peer.index):
+            entries.add(Remote(ip, mac_of(ip), peer.address))
+    return tuple(sorted(entries))
+
+
+def peers(cluster: Cluster, host: str) -> frozenset[str]:
+    """The underlay addresses from which `host` accepts VXLAN: those of all other members."""
+    return frozenset(other.address for name, other in cluster.hosts.items() if name != host)
+
+
+def _body(network: Network) -> dict[str, Any]:
+    return msgspec.json.decode(network.body or "{}", type=dict[str, Any])
+
+
+def _mtu_bytes(network: Network, limit: int) -> int:
+    """The network's MTU option if it is a smaller number than the underlay allows, else that limit."""
+    asked = str((_body(network).get("Options") or {}).get(MTU_OPTION, ""))
+    return min(int(asked), limit) if asked.isdecimal() and int(asked) > 0 else limit
+
+
+def engine_network_body(network: Network, real: RealNetwork | None) -> dict[str, Any]:
+    """The body of `POST /networks/create` for this host's engine.
+
+    With `real`, a bridge network on Drover's bridge: the client's labels, options, ip-range and auxiliary addresses are
+    kept, what only a swarm understands is dropped. Without (a network Drover does not carry), the client's own body.
+    Both carry the label `drover.id`.
+    """
+    asked = _body(network)
+    common: dict[str, Any] = {
+        "Name": network.name,
+        "CheckDuplicate": True,
+        "Labels": {**(asked.get("Labels") or {}), ID_LABEL: network.id},
+    }
+    if real is None:
+        return {**asked, **common}
+    return {
+        **common,
+        "Internal": bool(asked.get("Internal")),
+        "Attachable": bool(asked.get("Attachable")),
+        "Driver": "bridge",
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Config": [_ipam_config(asked, real)]},
+        "Options": {**(asked.get("Options") or {}), BRIDGE_OPTION: real.bridge, MTU_OPTION: str(real.mtu_bytes)},
+    }
+
+
+def _ipam_config(asked: Mapping[str, Any], real: RealNetwork) -> dict[str, Any]:
+    """The client's pool with our subnet and gateway, the host's address kept out of it."""
+    pools = (asked.get("IPAM") or {}).get("Config") or []
+    pool: dict[str, Any] = next((p for p in pools if p.get("Subnet", real.subnet) == real.subnet), {})
+    config = {**pool, "Subnet": real.subnet, "Gateway": real.gateway}
+    if real.host_ip:
+        config["AuxiliaryAddresses"] = {**(pool.get("AuxiliaryAddresses") or {}), HOST_ADDRESS: real.host_ip}
+    return config

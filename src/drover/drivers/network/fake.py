@@ -1,0 +1,57 @@
+"""The network port in memory, for tests and the simulation: same answers and errors as `linux`, no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from drover.decide.overlay import DEFAULT_MTU_BYTES, VXLAN_PORT, RealNetwork, Remote
+from drover.drivers.network.port import SeenNetwork
+from drover.errors import NotFound
+
+
+class FakeNetwork:
+    """`realised` maps VNIs to networks, `remotes` to their entries; `peers` is None while no filter is set.
+
+    `underlay` is the one address that this host has, any if empty. Tests may damage all three by hand.
+    """
+
+    def __init__(self, underlay: str = "") -> None:
+        self.underlay = underlay
+        self.realised: dict[int, RealNetwork] = {}
+        self.remotes: dict[int, frozenset[Remote]] = {}
+        self.peers: frozenset[str] | None = None
+
+    async def mtu_bytes(self, underlay: str) -> int:
+        if self.underlay not in ("", underlay):
+            raise NotFound(f"No network interface of this host has the address {underlay}.")
+        return DEFAULT_MTU_BYTES
+
+    async def realise(self, net: RealNetwork) -> None:
+        self.realised[net.vni] = net
+        self.remotes.setdefault(net.vni, frozenset())
+
+    async def set_remotes(self, net: RealNetwork, entries: Iterable[Remote], *, verify: bool = False) -> None:
+        if net.vni not in self.realised:
+            raise NotFound(f"Network {net.id} is not realised on this host.", hint="Realise it first.")
+        self.remotes[net.vni] = frozenset(entries)
+
+    async def set_peers(self, addresses: Iterable[str], port: int = VXLAN_PORT) -> None:
+        self.peers = frozenset(addresses)
+
+    async def remove(self, vni: int) -> None:
+        self.realised.pop(vni, None)
+        self.remotes.pop(vni, None)
+
+    async def seen(self) -> Mapping[int, SeenNetwork]:
+        return {
+            vni: SeenNetwork(id=net.id, vni=vni, complete=True, mtu_bytes=net.mtu_bytes, remotes=self.remotes[vni])
+            for vni, net in self.realised.items()
+        }
+
+    async def purge(self) -> None:
+        self.realised.clear()
+        self.remotes.clear()
+        self.peers = None
+
+    async def close(self) -> None:
+        return

@@ -1,0 +1,57 @@
+"""Who may send VXLAN to this host: Drover's own nftables table.
+
+Theory of operation. VXLAN has no notion of a sender's identity, so a packet from anywhere on UDP 4789 would be let into
+a network. One chain drops those that are not from a peer. Each script is one transaction of `nft -f -`: it touches only
+the table `inet drover`, and in it only the set and chain named here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+
+from drover.errors import DroverError, Forbidden, MissingTool
+
+TABLE = "inet drover"
+NFT_TIMEOUT_S = 20.0
+
+
+def peers_script(addresses: Iterable[str], port: int) -> str:
+    """The transaction after which exactly `addresses` may send VXLAN to UDP `port`."""
+    peers = ", ".join(sorted(addresses))
+    lines = [
+        f"add table {TABLE}",
+        f"add set {TABLE} peers {{ type ipv4_addr; }}",
+        f"flush set {TABLE} peers",
+        f"add element {TABLE} peers {{ {peers} }}" if peers else "",
+        f"add chain {TABLE} overlay {{ type filter hook input priority filter; policy accept; }}",
+        f"flush chain {TABLE} overlay",
+        f"add rule {TABLE} overlay udp dport {port} meta nfproto ipv6 drop",
+        f"add rule {TABLE} overlay udp dport {port} ip saddr != @peers drop",
+    ]
+    return "\n".join(filter(None, lines)) + "\n"
+
+
+def purge_script() -> str:
+    """Delete the table; the line before makes that no error where there is none."""
+    return f"add table {TABLE}\ndelete table {TABLE}\n"
+
+
+def apply(script: str) -> None:
+    """Run one transaction in the current network namespace."""
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"], input=script, text=True, capture_output=True, timeout=NFT_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError as error:
+        raise MissingTool("The program nft is not there to filter VXLAN.", hint="Install nftables.") from error
+    except subprocess.TimeoutExpired as error:
+        raise DroverError(f"nft did not answer within {NFT_TIMEOUT_S:.0f} s.") from error
+    if done.returncode != 0:
+        raise _refusal(done.stderr.strip())
+
+
+def _refusal(words: str) -> DroverError:
+    if "not permitted" in words:
+        return Forbidden("This process may not change packet filters.", hint="Run drover daemon as root.")
+    return DroverError(f"nft refused Drover's rules: {words}", hint="Check `nft list ruleset`.")

@@ -1,0 +1,155 @@
+"""The network port on the Linux kernel of the namespace this process runs in.
+
+Theory of operation. All kernel work is done by one worker thread: calls come in order, and none holds up the event
+loop. The driver remembers, for each network, the devices' indexes and the addresses it wrote, so that a change
+costs the messages of its difference and no look at the kernel. Whatever makes that memory doubtful drops it: a new
+or changed device, a refusal, `verify`. The next `set_remotes` then reads the kernel first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from drover.decide.overlay import VXLAN_OVERHEAD_BYTES, VXLAN_PORT, RealNetwork, Remote
+from drover.drivers.network import filter as packet_filter
+from drover.drivers.network import forwarding, links
+from drover.drivers.network.forwarding import Devices, NeighbourSocket, Refusal
+from drover.drivers.network.port import SeenNetwork
+from drover.errors import DroverError, Forbidden, MissingTool, NotFound
+
+T = TypeVar("T")
+
+
+class LinuxNetwork:
+    """The kernel of the network namespace that `LinuxNetwork` was first used in."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
+        self._ip: IPRoute | None = None
+        self._neighbours: NeighbourSocket | None = None
+        self._devices: dict[int, Devices] = {}
+        self._written: dict[int, frozenset[Remote]] = {}
+
+    async def mtu_bytes(self, underlay: str) -> int:
+        mtu = await self._run(lambda: links.mtu_of(self._route(), underlay))
+        if mtu is None:
+            raise NotFound(
+                f"No network interface of this host has the address {underlay}.",
+                hint="Join with an address of this host that the other hosts can reach.",
+            )
+        return mtu - VXLAN_OVERHEAD_BYTES
+
+    async def realise(self, net: RealNetwork) -> None:
+        await self._run(lambda: self._realise(net))
+
+    async def set_remotes(self, net: RealNetwork, entries: Iterable[Remote], *, verify: bool = False) -> None:
+        wanted = frozenset(entries)
+        await self._run(lambda: self._set_remotes(net, wanted, verify))
+
+    async def set_peers(self, addresses: Iterable[str], port: int = VXLAN_PORT) -> None:
+        script = packet_filter.peers_script(addresses, port)
+        await self._run(lambda: packet_filter.apply(script))
+
+    async def remove(self, vni: int) -> None:
+        await self._run(lambda: self._remove(vni))
+
+    async def seen(self) -> Mapping[int, SeenNetwork]:
+        return await self._run(self._seen)
+
+    async def purge(self) -> None:
+        for vni in await self.seen():
+            await self.remove(vni)
+        await self._run(lambda: packet_filter.apply(packet_filter.purge_script()))
+
+    async def close(self) -> None:
+        await self._run(self._close)
+        self._worker.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Do kernel work in the worker thread; the kernel's refusals become Drover's errors."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+        except NetlinkError as error:
+            raise _refusal(error.code, str(error)) from error
+        except OSError as error:
+            raise _refusal(error.errno or 0, str(error)) from error
+
+    def _route(self) -> IPRoute:
+        self._ip = self._ip or IPRoute()
+        return self._ip
+
+    def _socket(self) -> NeighbourSocket:
+        self._neighbours = self._neighbours or NeighbourSocket()
+        return self._neighbours
+
+    def _realise(self, net: RealNetwork) -> None:
+        devices, doubtful = links.realise(self._route(), net)
+        if doubtful or self._devices.get(net.vni) != devices:
+            self._written.pop(net.vni, None)
+        self._devices[net.vni] = devices
+
+    def _set_remotes(self, net: RealNetwork, wanted: frozenset[Remote], verify: bool) -> None:
+        devices = self._devices.get(net.vni)
+        if devices is None:
+            raise NotFound(f"Network {net.id} is not realised on this host.", hint="Realise it first.")
+        written = self._written.pop(net.vni, None)
+        if written is None or verify:
+            changes = forwarding.difference(self._socket().read(devices), forwarding.table_of(wanted))
+        else:
+            changes = forwarding.changes(written, wanted)
+        _check(net, self._socket().apply(devices, changes))
+        self._written[net.vni] = wanted
+
+    def _remove(self, vni: int) -> None:
+        self._devices.pop(vni, None)
+        self._written.pop(vni, None)
+        links.remove(self._route(), vni)
+
+    def _seen(self) -> dict[int, SeenNetwork]:
+        ip = self._route()
+        return {vni: self._seen_network(ip, vni, bridge) for vni, bridge in links.bridges(ip)}
+
+    def _seen_network(self, ip: IPRoute, vni: int, bridge: links.Link) -> SeenNetwork:
+        vxlan = links.find(ip, f"dx{vni}")
+        joined = vxlan is not None and vxlan.master == bridge.index
+        table = self._socket().read(Devices(bridge.index, vxlan.index)) if vxlan else {}
+        return SeenNetwork(
+            id=bridge.ifalias.removeprefix(links.ALIAS),
+            vni=vni,
+            complete=joined and bridge.up and vxlan is not None and vxlan.up,
+            mtu_bytes=bridge.mtu,
+            remotes=forwarding.remotes_of(table),
+        )
+
+    def _close(self) -> None:
+        for part in (self._ip, self._neighbours):
+            if part is not None:
+                part.close()
+        self._ip = self._neighbours = None
+
+
+def _check(net: RealNetwork, refused: list[Refusal]) -> None:
+    """Raise for the first of the kernel's refusals, with how many there were."""
+    if not refused:
+        return
+    change, code = refused[0]
+    if code == errno.ENODEV:
+        raise NotFound(f"The devices of network {net.id} are gone.", hint="Realise it again.")
+    words = f"{len(refused)} entries of network {net.id}, the first {change.entry} {change.key}"
+    raise _refusal(code, f"{words}: {os.strerror(code)}")
+
+
+def _refusal(code: int, words: str) -> DroverError:
+    if code in (errno.EPERM, errno.EACCES):
+        return Forbidden("This process may not change the network.", hint="Run drover daemon as root.")
+    if code in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
+        return MissingTool(f"The kernel lacks bridge or VXLAN support: {words}", hint="modprobe bridge vxlan")
+    return DroverError(f"The kernel refused a network change: {words}", hint="See `ip -d link` and the kernel log.")

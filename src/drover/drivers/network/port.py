@@ -1,0 +1,78 @@
+"""The network port: what the agent needs of its host's kernel to carry cluster networks.
+
+Theory of operation. `drover.decide.overlay.realised` says what a host must have; the agent hands it over piece by
+piece. Every method can be repeated without harm and repairs whatever differs from what is asked, so the order of
+starts (host, engine, daemon) does not matter. Two implementations pass one contract suite
+(`tests/contract/network_contract.py`): `linux` (the kernel of the namespace it runs in) and `fake` (in memory).
+
+    before the engine's network is made      realise, set_remotes
+    when an address moves                    set_remotes, on every host that uses the network
+    when a host joins or leaves              set_peers
+    after the engine's network is removed    remove
+    when a host leaves the cluster           purge
+
+Nothing is undone when the daemon stops: traffic goes on without it (P6). Methods raise `Forbidden` without the right
+to change the kernel's network, `MissingTool` where the kernel or machine lacks something, and `DroverError` with the
+kernel's own words for any other refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from drover.decide.overlay import RealNetwork, Remote
+
+
+class SeenNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """One network of ours as the kernel has it. `complete`: bridge and VXLAN device are both there, up and joined."""
+
+    id: str
+    vni: int
+    complete: bool
+    mtu_bytes: int = 0
+    remotes: frozenset[Remote] = frozenset()
+
+
+class NetworkDriver(Protocol):
+    async def mtu_bytes(self, underlay: str) -> int:
+        """The largest packet a network can carry: the MTU of the interface with this address, less VXLAN's 50.
+
+        Raises `NotFound` if no interface has the address.
+        """
+        ...
+
+    async def realise(self, net: RealNetwork) -> None:
+        """Make or repair the bridge, its VXLAN port, addresses, route and settings. Remote entries are untouched,
+        except where a device had to be made anew: follow with `set_remotes`."""
+        ...
+
+    async def set_remotes(self, net: RealNetwork, entries: Iterable[Remote], *, verify: bool = False) -> None:
+        """Make the network's static entries exactly `entries`; only differences are written.
+
+        What was written before is remembered; with `verify` the kernel's tables are read first (5,000 addresses:
+        a fifth of a second), which also repairs what somebody else changed. Raises `NotFound` before `realise`.
+        """
+        ...
+
+    async def set_peers(self, addresses: Iterable[str], port: int = 4789) -> None:
+        """Accept VXLAN on UDP `port` from these underlay addresses only, in one step."""
+        ...
+
+    async def remove(self, vni: int) -> None:
+        """Remove the network's devices, with their addresses, routes and entries. No error if there are none."""
+        ...
+
+    async def seen(self) -> Mapping[int, SeenNetwork]:
+        """VNI to what is there now, read from the kernel."""
+        ...
+
+    async def purge(self) -> None:
+        """Remove everything of ours: all networks and the filter."""
+        ...
+
+    async def close(self) -> None:
+        """Release sockets. What was made stays."""
+        ...
