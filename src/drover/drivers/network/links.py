@@ -79,11 +79,11 @@ def realise(ip: IPRoute, net: RealNetwork) -> tuple[Devices, bool]:
     """Make or repair a network's devices. Returns their indexes, and whether entries may have been lost by it."""
     bridge, bridge_changed = _bridge(ip, net)
     vxlan, vxlan_changed = _vxlan(ip, net, bridge)
-    _addresses(ip, net, bridge)
+    addresses_changed = _addresses(ip, net, bridge)
     _route(ip, net, bridge)
     _set_sysctl("ipv4/conf/all/send_redirects", "0")
     _set_sysctl(f"ipv4/conf/{net.bridge}/send_redirects", "0")
-    return Devices(bridge, vxlan), bridge_changed or vxlan_changed
+    return Devices(bridge, vxlan), bridge_changed or vxlan_changed or addresses_changed
 
 
 def remove(ip: IPRoute, vni: int) -> None:
@@ -153,16 +153,17 @@ def _settle(ip: IPRoute, net: RealNetwork, link: Link, mac: str) -> bool:
     return "address" in wrong or not link.up
 
 
-def _addresses(ip: IPRoute, net: RealNetwork, bridge: int) -> None:
-    """Exactly the gateway's and the host's address, in this order."""
+def _addresses(ip: IPRoute, net: RealNetwork, bridge: int) -> bool:
+    """Exactly the gateway's and the host's address, in this order. True if any was written: a device that loses its
+    last address loses its neighbour entries."""
     wanted = [(net.gateway, net.prefix_length)] + ([(net.host_ip, 32)] if net.host_ip else [])
     have = [(_attr(m, "IFA_LOCAL"), m["prefixlen"]) for m in ip.get_addr(family=socket.AF_INET, index=bridge)]
-    if have == wanted:
-        return
-    for address, length in have:
+    kept = have if have == wanted[: len(have)] else []
+    for address, length in have[len(kept) :]:
         ip.addr("del", index=bridge, address=address, prefixlen=length)
-    for address, length in wanted:
+    for address, length in wanted[len(kept) :]:
         ip.addr("add", index=bridge, address=address, prefixlen=length)
+    return have != wanted
 
 
 def _route(ip: IPRoute, net: RealNetwork, bridge: int) -> None:

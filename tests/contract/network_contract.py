@@ -1,0 +1,152 @@
+"""What every network driver must do. A test module derives `NetworkContract` and gives `driver`.
+
+The host under test has the underlay address `UNDERLAY`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from drover.decide.overlay import RealNetwork, Remote, mac_of
+from drover.drivers.network.port import NetworkDriver
+from drover.errors import NotFound
+
+UNDERLAY = "10.94.0.1"
+OTHER, THIRD = "10.94.0.2", "10.94.0.3"
+
+
+def network(vni: int = 42, **changed: object) -> RealNetwork:
+    given = {
+        "id": f"net{vni}",
+        "vni": vni,
+        "subnet": f"10.{vni}.0.0/16",
+        "gateway": f"10.{vni}.0.1",
+        "host_ip": f"10.{vni}.255.254",
+        "underlay": UNDERLAY,
+    }
+    return RealNetwork(**{**given, **changed})
+
+
+def remote(ip: str, vtep: str = OTHER, mac: str = "") -> Remote:
+    return Remote(ip, mac or mac_of(ip), vtep)
+
+
+A, B, C = remote("10.42.0.11"), remote("10.42.0.12"), remote("10.42.0.13", THIRD)
+
+
+async def remotes(driver: NetworkDriver, vni: int = 42) -> set[Remote]:
+    return set((await driver.seen())[vni].remotes)
+
+
+class NetworkContract:
+    async def test_nothing_is_seen_at_first(self, driver: NetworkDriver) -> None:
+        assert dict(await driver.seen()) == {}
+
+    async def test_a_realised_network_is_seen_whole(self, driver: NetworkDriver) -> None:
+        await driver.realise(network(mtu_bytes=1400))
+        seen = (await driver.seen())[42]
+        assert (seen.id, seen.vni, seen.complete, seen.mtu_bytes) == ("net42", 42, True, 1400)
+        assert seen.remotes == frozenset()
+
+    async def test_realising_again_changes_nothing_and_keeps_entries(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        await driver.set_remotes(network(), [A, B])
+        before = dict(await driver.seen())
+        await driver.realise(network())
+        assert dict(await driver.seen()) == before
+        assert before[42].remotes == {A, B}
+
+    async def test_a_changed_mtu_is_followed(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        await driver.realise(network(mtu_bytes=1300))
+        seen = (await driver.seen())[42]
+        assert (seen.mtu_bytes, seen.complete) == (1300, True)
+
+    async def test_entries_become_exactly_those_wanted(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        for wanted in ([A], [A, B, C], [C], [], [B, A]):
+            await driver.set_remotes(network(), wanted)
+            assert await remotes(driver) == set(wanted)
+
+    async def test_an_address_moves_to_another_host_with_its_mac(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        await driver.set_remotes(network(), [A, B])
+        moved = Remote(A.ip, A.mac, THIRD)
+        await driver.set_remotes(network(), [moved, B])
+        assert await remotes(driver) == {moved, B}
+
+    async def test_an_address_gets_another_mac(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        await driver.set_remotes(network(), [A])
+        other = remote(A.ip, mac="02:00:00:00:00:07")
+        await driver.set_remotes(network(), [other])
+        assert await remotes(driver) == {other}
+
+    async def test_an_address_that_shares_its_mac_keeps_its_entries(self, driver: NetworkDriver) -> None:
+        twin = remote("10.42.0.99", mac=A.mac)
+        await driver.realise(network())
+        await driver.set_remotes(network(), [A, twin])
+        await driver.set_remotes(network(), [A])
+        assert await remotes(driver) == {A}
+
+    async def test_verify_leaves_right_entries_alone(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        await driver.set_remotes(network(), [A, C], verify=True)
+        await driver.set_remotes(network(), [A, C], verify=True)
+        assert await remotes(driver) == {A, C}
+
+    async def test_thousands_of_entries(self, driver: NetworkDriver) -> None:
+        many = [remote(f"10.42.{n // 200 + 1}.{n % 200 + 1}") for n in range(2000)]
+        await driver.realise(network())
+        await driver.set_remotes(network(), many)
+        assert await remotes(driver) == set(many)
+        await driver.set_remotes(network(), many[1:])
+        assert await remotes(driver) == set(many[1:])
+
+    async def test_entries_of_an_unknown_network_are_refused(self, driver: NetworkDriver) -> None:
+        with pytest.raises(NotFound):
+            await driver.set_remotes(network(), [A])
+
+    async def test_networks_are_independent(self, driver: NetworkDriver) -> None:
+        first, second = network(42), network(43)
+        await driver.realise(first)
+        await driver.realise(second)
+        await driver.set_remotes(first, [A])
+        await driver.set_remotes(second, [remote("10.43.0.11", THIRD)])
+        await driver.remove(42)
+        assert set(await driver.seen()) == {43}
+        assert await remotes(driver, 43) == {remote("10.43.0.11", THIRD)}
+
+    async def test_a_network_without_a_host_address(self, driver: NetworkDriver) -> None:
+        await driver.realise(network(subnet="10.42.0.0/30", host_ip=""))
+        assert (await driver.seen())[42].complete
+
+    async def test_removal_forgets_entries_and_can_be_repeated(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        await driver.set_remotes(network(), [A])
+        await driver.remove(42)
+        await driver.remove(42)
+        assert dict(await driver.seen()) == {}
+        with pytest.raises(NotFound):
+            await driver.set_remotes(network(), [A])
+        await driver.realise(network())
+        assert await remotes(driver) == set()
+
+    async def test_peers_can_be_set_and_cleared_again_and_again(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        for peers in ([OTHER], [OTHER, THIRD], [], [THIRD]):
+            await driver.set_peers(peers)
+        assert (await driver.seen())[42].complete
+
+    async def test_purge_leaves_nothing(self, driver: NetworkDriver) -> None:
+        await driver.realise(network(42))
+        await driver.realise(network(43))
+        await driver.set_peers([OTHER])
+        await driver.purge()
+        await driver.purge()
+        assert dict(await driver.seen()) == {}
+
+    async def test_the_underlay_says_how_large_packets_may_be(self, driver: NetworkDriver) -> None:
+        assert await driver.mtu_bytes(UNDERLAY) == 1450
+        with pytest.raises(NotFound):
+            await driver.mtu_bytes("192.0.2.77")

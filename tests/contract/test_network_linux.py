@@ -1,0 +1,205 @@
+"""The network driver on a real kernel keeps the contract, and repairs what others break.
+
+Each test has a network namespace of its own, with the underlay address on an interface named `u0`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from network_contract import OTHER, UNDERLAY, A, B, C, NetworkContract, network, remotes
+from pyroute2 import netns
+
+from drover.drivers.network.linux import LinuxNetwork
+
+pytestmark = pytest.mark.lab
+
+Shell = Callable[[str], str]
+
+
+def first_used_in(namespace: str, driver: LinuxNetwork) -> None:
+    """Use the driver once from a thread in the namespace: its worker thread is made there and stays there."""
+
+    def work() -> None:
+        netns.setns(namespace)
+        asyncio.run(driver.seen())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+@pytest.fixture
+def sh() -> Iterator[Shell]:
+    """Runs a shell line in the test's namespace; returns what it printed."""
+    name = f"ovt-{uuid.uuid4().hex[:8]}"
+
+    def run(line: str) -> str:
+        command = ["ip", "netns", "exec", name, "sh", "-ec", line]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    run.namespace = name  # type: ignore[attr-defined]
+    netns.create(name)
+    try:
+        run(f"ip link set lo up; ip link add u0 type bridge; ip addr add {UNDERLAY}/24 dev u0; ip link set u0 up")
+        yield run
+    finally:
+        netns.remove(name)
+
+
+@pytest.fixture
+async def driver(sh: Shell) -> AsyncIterator[LinuxNetwork]:
+    made = LinuxNetwork()
+    first_used_in(sh.namespace, made)  # type: ignore[attr-defined]
+    yield made
+    await made.close()
+
+
+class TestLinuxNetwork(NetworkContract):
+    pass
+
+
+async def test_the_gateway_is_the_first_address_and_the_route_has_the_host_as_source(
+    driver: LinuxNetwork, sh: Shell
+) -> None:
+    await driver.realise(network())
+    addresses = [line.split()[3] for line in sh("ip -o -4 addr show dv42").splitlines()]
+    assert addresses == ["10.42.0.1/16", "10.42.255.254/32"]
+    assert "src 10.42.255.254" in sh("ip route show 10.42.0.0/16")
+    assert "02:42:0a:2a:00:01" in sh("ip link show dv42")
+    assert "02:42:0a:2a:ff:fe" in sh("ip link show dx42")
+
+
+async def test_nothing_can_flood_or_learn_and_ipv6_is_off(driver: LinuxNetwork, sh: Shell) -> None:
+    await driver.realise(network())
+    port = sh("ip -d link show dx42")
+    assert "nolearning" in port
+    assert "learning off flood off" in port
+    assert "neigh_suppress on" in port
+    assert "00:00:00:00:00:00" not in sh("bridge fdb show dev dx42")
+    assert "inet6" not in sh("ip addr show dv42; ip addr show dx42")
+
+
+async def test_a_bridge_that_the_engine_made_is_adopted(driver: LinuxNetwork, sh: Shell) -> None:
+    sh("ip link add dv42 type bridge; ip addr add 10.42.0.1/16 dev dv42; ip link set dv42 up")
+    await driver.realise(network())
+    await driver.set_remotes(network(), [A])
+    assert (await driver.seen())[42].complete
+    assert "02:42:0a:2a:00:01" in sh("ip link show dv42")
+    assert sh("ip route show 10.42.0.0/16").count("\n") == 1
+    assert await remotes(driver) == {A}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ip link del dx42",
+        "ip link del dv42",
+        "ip link del dx42; ip link del dv42",
+        "ip link set dv42 down",
+        "ip link set dx42 down",
+        "ip link set dx42 nomaster",
+        "ip link set dv42 address 02:00:00:00:00:01",
+        "ip link set dv42 mtu 1000",
+        "ip addr flush dev dv42",
+        "ip addr del 10.42.255.254/32 dev dv42",
+        "ip route del 10.42.0.0/16",
+        "bridge link set dev dx42 learning on flood on neigh_suppress off",
+        "ip link del dx42; ip link add dx42 type vxlan id 42 local 10.94.0.1 dstport 4790",
+        "ip link del dx42; ip link add dx42 type bridge",
+    ],
+)
+async def test_whatever_is_broken_is_repaired(driver: LinuxNetwork, sh: Shell, damage: str) -> None:
+    def state() -> tuple[str, ...]:
+        lines = (
+            "ip -o -4 addr show dv42 | cut -d' ' -f7",
+            "ip route show 10.42.0.0/16",
+            "bridge -d link show dev dx42",
+        )
+        shown = [sh(line) for line in lines]
+        return (*shown[:2], shown[2].partition("state forwarding")[2], sh("cat /sys/class/net/d[vx]42/address"))
+
+    await driver.realise(network())
+    await driver.set_remotes(network(), [A, C])
+    before = state()
+    sh(damage)
+    await driver.realise(network())
+    await driver.set_remotes(network(), [A, C])
+    assert state() == before
+    assert (await driver.seen())[42].complete
+    assert await remotes(driver) == {A, C}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        f"bridge fdb del {A.mac} dev dx42 self",
+        f"bridge fdb del {A.mac} dev dx42 master",
+        f"ip neigh del {A.ip} dev dv42",
+        f"ip neigh replace {A.ip} lladdr {B.mac} dev dv42 nud permanent",
+        f"bridge fdb replace {B.mac} dev dx42 dst {OTHER} self permanent",
+    ],
+)
+async def test_verify_repairs_entries(driver: LinuxNetwork, sh: Shell, damage: str) -> None:
+    def entries() -> set[str]:
+        return set(sh("bridge fdb show dev dx42; ip neigh show dev dv42").splitlines())
+
+    await driver.realise(network())
+    await driver.set_remotes(network(), [A, C])
+    before = entries()
+    sh(damage)
+    assert entries() != before
+    await driver.set_remotes(network(), [A, C], verify=True)
+    assert entries() == before
+
+
+async def test_entries_after_the_devices_vanished_are_refused_with_a_hint(driver: LinuxNetwork, sh: Shell) -> None:
+    await driver.realise(network())
+    sh("ip link del dx42; ip link del dv42")
+    with pytest.raises(Exception, match="are gone"):
+        await driver.set_remotes(network(), [A])
+
+
+async def test_a_new_driver_takes_over_without_a_change(driver: LinuxNetwork, sh: Shell) -> None:
+    await driver.realise(network())
+    await driver.set_remotes(network(), [A, B])
+    index = sh("cat /sys/class/net/dx42/ifindex")
+    second = LinuxNetwork()
+    first_used_in(sh.namespace, second)  # type: ignore[attr-defined]
+    try:
+        await second.realise(network())
+        await second.set_remotes(network(), [B, C])
+    finally:
+        await second.close()
+    assert sh("cat /sys/class/net/dx42/ifindex") == index
+    assert await remotes(driver) == {B, C}
+
+
+async def test_the_filter_names_the_peers_and_leaves_other_tables_alone(driver: LinuxNetwork, sh: Shell) -> None:
+    sh("nft add table inet other; nft add chain inet other c; nft add chain inet drover elsewhere || true")
+    other = sh("nft list table inet other")
+    await driver.set_peers(["10.94.0.3", "10.94.0.2"])
+    await driver.set_peers(["10.94.0.2"])
+    rules = sh("nft list table inet drover")
+    assert "elements = { 10.94.0.2 }" in rules
+    assert rules.count("udp dport 4789 ip saddr != @peers drop") == 1
+    await driver.purge()
+    assert sh("nft list ruleset") == other
+
+
+async def test_purge_leaves_no_interface_route_or_rule(driver: LinuxNetwork, sh: Shell) -> None:
+    def everything() -> str:
+        return sh("ls /sys/class/net; ip -4 addr; ip route; ip neigh; bridge fdb; nft list ruleset")
+
+    before = everything()
+    await driver.realise(network())
+    await driver.set_remotes(network(), [A, B, C])
+    await driver.set_peers([OTHER])
+    assert everything() != before
+    await driver.purge()
+    assert everything() == before
