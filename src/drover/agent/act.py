@@ -143,7 +143,7 @@ class Actor:
         if real is not None:
             await self._drivers.network.realise(real)
             await self._drivers.network.set_remotes(real, real.remotes)
-        body = overlay.engine_network_body(self._cluster.networks[network], real, self._host)
+        body = overlay.engine_network_body(self._cluster.networks[network], real)
         engine_id = await self._drivers.engine.create_network(body)
         self._learn_network(network, engine_id)
 
@@ -194,7 +194,7 @@ class Actor:
     async def _connect(self, record: r.Container, network: str, endpoint: dict[str, object]) -> None:
         engine_id = self._view.containers[record.id].engine_id
         await self._drivers.engine.connect(
-            self._engine_network(network), engine_id, overlay.endpoint(self._cluster, record.id, network, endpoint)
+            self._engine_network(network), engine_id, endpoint_settings(self._cluster, record.id, network, endpoint)
         )
 
     def _engine_network(self, ref: str) -> str:
@@ -262,10 +262,9 @@ class Actor:
 
     async def _remove_network(self, network: str, engine_id: str) -> None:
         await self._drivers.engine.remove_network(engine_id)
-        record = self._cluster.networks.get(network)
-        vni = record.vni if record is not None else overlay.vni_of(network)
-        if vni:
-            await self._drivers.network.remove(vni)
+        for vni, seen in (await self._drivers.network.seen()).items():
+            if seen.id == network:
+                await self._drivers.network.remove(vni)
         self._view.networks.pop(network, None)
         key = r.key("network_facts", self._host, network)
         await self._reporter.commit([delete(key)], {})
@@ -277,6 +276,16 @@ class Actor:
         key = r.key("volumes", name)
         revision = await self._reporter.commit([delete(key)], {key: self._cluster.version(key)})
         await self._mirror.reached(revision, READ_YOUR_WRITES_S)
+
+
+def endpoint_settings(cluster: Cluster, container: str, network: str, asked: dict[str, object]) -> dict[str, object]:
+    """The endpoint settings of a connect call, with the address that the container claims on the network."""
+    claims = [a for a in cluster.addresses.values() if a.container == container and a.network == network]
+    if not claims:
+        return asked
+    ipam = asked.get("IPAMConfig") or {}
+    fixed = {**ipam, "IPv4Address": claims[0].ip} if isinstance(ipam, dict) else {"IPv4Address": claims[0].ip}
+    return {**asked, "IPAMConfig": fixed}
 
 
 def _message(text: str) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import msgspec
 import structlog
 
 from drover.agent.act import Actor, Drivers
@@ -122,7 +123,7 @@ class Agent:
         self.engine_error = error.message
         self.view.forget()
         facts = self._mirror.cluster.host_facts.get(self._host, r.HostFacts(host=self._host))
-        lost = r.HostFacts(**{**_fields(facts), "engine_ok": False, "message": error.message})
+        lost = msgspec.structs.replace(facts, engine_ok=False, message=error.message)
         self.reporter.report(r.key("host_facts", self._host), lost)
 
     async def _on_event(self, event: SeenEvent) -> None:
@@ -207,7 +208,7 @@ class Agent:
         cluster = self._mirror.cluster
         here = [c for c, p in cluster.placements.items() if p.host == self._host and c in cluster.containers]
         if isinstance(step, s.EnsureVolume):
-            return [c for c in here if step.name in parse_spec(cluster.containers[c].body).volumes]
+            return [c for c in here if _mounts(cluster.containers[c], step.name)]
         if isinstance(step, s.EnsureNetwork):
             records = [(c, cluster.containers[c]) for c in here]
             return [c for c, rec in records if step.network in networks_of(cluster, rec, parse_spec(rec.body))]
@@ -220,12 +221,12 @@ class Agent:
         log.warning("a step failed", step=type(step).__name__, about=step.object, error=error.message, again_in_s=delay)
 
 
+def _mounts(container: r.Container, volume: str) -> bool:
+    return any(use.name == volume for use in parse_spec(container.body).volumes)
+
+
 def _slot(step: s.Step) -> str:
     """What a step keeps busy: its object, or, for an order that may overtake, the order itself."""
     if isinstance(step, s.Perform) and step.order.verb in OVERTAKES:
         return f"{step.object}#{step.order.number}"
     return step.object
-
-
-def _fields(facts: r.HostFacts) -> dict[str, object]:
-    return {name: getattr(facts, name) for name in facts.__struct_fields__}

@@ -158,9 +158,9 @@ def _was_refused(context: _Context, container: r.Container) -> bool:
 
 
 def _prerequisites(context: _Context, container: r.Container, spec: Spec) -> Iterable[s.Step]:
-    for name in spec.volumes:
-        if name in context.cluster.volumes and name not in context.seen.volumes:
-            yield s.EnsureVolume(name)
+    for volume in spec.volumes:
+        if volume.name in context.cluster.volumes and volume.name not in context.seen.volumes:
+            yield s.EnsureVolume(volume.name)
     yield from _networks_needed(context, container, spec)
     if container.image_id and container.image_id not in context.seen.images:
         yield s.EnsureImage(container.id, spec.image, container.image_id)

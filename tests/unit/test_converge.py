@@ -1,0 +1,152 @@
+"""Each row of the table in `decide.converge`, from values alone."""
+
+import json
+
+import pytest
+
+from drover.decide import steps as s
+from drover.decide.converge import REFUSED_KEPT_S, Seen, SeenHere, converge
+from drover.model import records as r
+from drover.model.cluster import Change, Cluster, put
+
+CID = "c" * 64
+NET = "e" * 64
+NOW = 1000.0
+IMAGE = "sha256:1"
+
+
+def cluster_with(*changes: Change, body: dict[str, object] | None = None, **container: object) -> Cluster:
+    record = r.Container(
+        id=CID, name="web", image_id=IMAGE, body=json.dumps({"Image": "busybox"} | (body or {})), **container
+    )
+    placement = r.Placement(container=CID, host="h1", epoch=2)
+    base = [
+        put(r.key("hosts", "h1"), r.Host(name="h1", id="1", index=1, address="10.0.0.1")),
+        put(r.key("containers", CID), record),
+        put(r.key("names", "web"), r.Name(id=CID)),
+        put(r.key("placements", CID), placement),
+    ]
+    return Cluster().apply(1, [*base, *changes])
+
+
+def facts(**fields: object) -> Change:
+    return put(r.key("container_facts", "h1", CID), r.ContainerFacts(container=CID, host="h1", **fields))
+
+
+def here(state: str = "running", epoch: int = 2) -> dict[str, SeenHere]:
+    return {CID: SeenHere("e1", state, epoch)}
+
+
+def steps(cluster: Cluster, **seen: object) -> list[s.Step]:
+    return list(converge(cluster, "h1", Seen(**({"containers": {}, "images": frozenset({IMAGE})} | seen)), NOW).steps)
+
+
+def order(number: int, verb: str, desired: str = "running") -> dict[str, object]:
+    return {"order": r.Order(number=number, verb=verb), "desired": desired}
+
+
+def test_an_engine_that_was_not_seen_proves_nothing() -> None:
+    plan = converge(cluster_with(), "h1", Seen(containers=None), NOW)
+    assert plan.steps == ()
+    assert "does not answer" in plan.waits[0].sentence
+
+
+def test_a_new_container_is_created() -> None:
+    assert steps(cluster_with()) == [s.CreateContainer(CID)]
+
+
+def test_another_hosts_container_is_none_of_ours() -> None:
+    assert converge(cluster_with(), "h2", Seen(containers={}), NOW).steps == ()
+
+
+def test_its_image_comes_first() -> None:
+    assert steps(cluster_with(), images=frozenset()) == [s.EnsureImage(CID, "busybox", IMAGE)]
+
+
+def test_its_volume_and_network_come_first() -> None:
+    cluster = cluster_with(
+        put(r.key("volumes", "data"), r.Volume(name="data", body="", host="h1")),
+        put(r.key("networks", NET), r.Network(id=NET, name="app", body="{}")),
+        put(r.key("network_names", "app"), r.Name(id=NET)),
+        body={"HostConfig": {"Binds": ["data:/data"], "NetworkMode": "app"}},
+    )
+    assert set(steps(cluster)) == {s.EnsureVolume("data"), s.EnsureNetwork(NET)}
+    assert steps(cluster, volumes=frozenset({"data"}), networks={NET: "n1"}) == [s.CreateContainer(CID)]
+
+
+def test_the_answer_to_a_create_that_was_lost_is_given_again() -> None:
+    cluster = cluster_with()
+    assert steps(cluster, containers=here("created")) == [s.Perform(CID, cluster.containers[CID].order)]
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "kill", "restart", "rename", "update", "remove"])
+def test_a_pending_order_is_performed_once(verb: str) -> None:
+    cluster = cluster_with(facts(engine_id="e1", answer=r.Answer(number=1, status=201)), **order(2, verb))
+    assert steps(cluster, containers=here()) == [s.Perform(CID, r.Order(number=2, verb=verb))]
+    answered = {CID: r.Answer(number=2, status=204)}
+    assert steps(cluster, containers=here(), answers=answered) == []
+
+
+def test_an_order_to_a_missing_container_makes_it_first() -> None:
+    cluster = cluster_with(facts(engine_id="e1", answer=r.Answer(number=1, status=201)), **order(2, "start"))
+    assert steps(cluster) == [s.CreateContainer(CID)]
+
+
+def test_a_missing_container_that_should_be_removed_is_forgotten() -> None:
+    assert steps(cluster_with(**order(2, "remove", "removed"))) == [s.Forget(CID)]
+    assert steps(cluster_with(facts(answer=r.Answer(number=2)), **order(2, "start", "removed"))) == [s.Forget(CID)]
+
+
+def test_an_auto_removed_container_is_forgotten_when_the_engine_dropped_it() -> None:
+    body = {"HostConfig": {"AutoRemove": True}}
+    existed = facts(engine_id="e1", answer=r.Answer(number=1, status=201))
+    assert steps(cluster_with(existed, body=body)) == [s.Forget(CID)]
+    assert steps(cluster_with(body=body)) == [s.CreateContainer(CID)]
+
+
+def test_a_container_somebody_removed_by_hand_is_made_again() -> None:
+    cluster = cluster_with(facts(engine_id="e1", answer=r.Answer(number=2, status=204)), **order(2, "start"))
+    assert steps(cluster) == [s.CreateContainer(CID)]
+    assert steps(cluster, containers=here("created")) == [s.StartContainer(CID)]
+
+
+def test_an_exit_is_not_a_failure() -> None:
+    cluster = cluster_with(facts(engine_id="e1", answer=r.Answer(number=2, status=204)), **order(2, "start"))
+    assert steps(cluster, containers=here("exited")) == []
+
+
+def test_a_refused_create_is_not_tried_again_and_forgotten_in_the_end() -> None:
+    refused = r.Answer(number=1, status=409)
+    assert steps(cluster_with(facts(answer=refused, at=NOW - 1))) == []
+    assert steps(cluster_with(facts(answer=refused, at=NOW - REFUSED_KEPT_S - 1))) == [s.Forget(CID)]
+
+
+def test_an_older_copy_is_removed_before_anything_else() -> None:
+    plan = converge(cluster_with(), "h1", Seen(containers=here(epoch=1), images=frozenset({IMAGE})), NOW)
+    assert plan.steps == (s.RemoveStray("e1", "epoch 1 is over, 2 holds"),)
+
+
+def test_a_container_that_moved_away_or_that_no_record_asks_for_is_a_stray() -> None:
+    cluster = cluster_with(put(r.key("placements", CID), r.Placement(container=CID, host="h2", epoch=2)))
+    assert steps(cluster, containers=here()) == [s.RemoveStray("e1", "it runs on h2 now")]
+    assert steps(Cluster(), containers=here()) == [s.RemoveStray("e1", "no record asks for it")]
+
+
+def test_a_network_nobody_here_uses_goes() -> None:
+    assert steps(Cluster(), networks={NET: "n1"}) == [s.RemoveNetwork(NET, "n1")]
+
+
+def test_a_removed_volume_goes_where_its_data_is() -> None:
+    removed = put(r.key("volumes", "data"), r.Volume(name="data", body="", host="h1", removed=True))
+    cluster = Cluster().apply(1, [removed])
+    assert steps(cluster) == [s.RemoveVolume("data")]
+    assert converge(cluster, "h2", Seen(containers={}), NOW).steps == ()
+
+
+def test_a_held_object_waits_and_says_when() -> None:
+    plan = converge(
+        cluster_with(), "h1", Seen(containers={}, images=frozenset({IMAGE}), held={f"container/{CID}": NOW + 3}), NOW
+    )
+    assert plan.steps == ()
+    assert plan.again_at == NOW + 3
+    assert "again in 3.0 s" in plan.waits[0].sentence
