@@ -1,0 +1,85 @@
+"""The other daemons' way to this host's engine: one framed pipe per connection, from mutual TLS to a Unix socket.
+
+Theory of operation. Who may connect is decided by the TLS context (a certificate of the cluster's CA). Each accepted
+connection gets an engine connection of its own, joined to it by a splice; HTTP is not looked at here.
+
+| what happens | what the peer sees |
+|---|---|
+| the engine's socket refuses or does not answer in 2 s | its connection closes without an end frame |
+| either side ends its direction | the end frame, or end of file; the opposite direction goes on |
+| the daemon stops | its connections close |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import structlog
+
+from drover.gateway.pipes import FramedPipe, SpliceEnd
+
+CONNECT_DEADLINE_S = 2.0
+HANDSHAKE_DEADLINE_S = 5.0
+SHUTDOWN_DEADLINE_S = 2.0
+
+log = structlog.get_logger()
+
+
+class _Accepted(SpliceEnd):
+    """The peer's side; connects the engine's side when TLS is up."""
+
+    def __init__(self, server: TunnelServer) -> None:
+        super().__init__()
+        self._server = server
+        self._connecting: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.accepted.add(self)
+        self._connecting = asyncio.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        path = self._server.socket_path
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE_S):
+                _, engine_end = await asyncio.get_running_loop().create_unix_connection(SpliceEnd, path)
+        except OSError as error:  # a TimeoutError is one
+            log.warning("tunnel: the engine cannot be reached", socket=path, error=str(error))
+            self.abort()
+        else:
+            self.join(engine_end)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.accepted.discard(self)
+        super().connection_lost(exc)
+
+
+class TunnelServer:
+    """Listens with `tls` (a server context that demands client certificates) for the engine at `socket_path`."""
+
+    def __init__(self, socket_path: str, tls: ssl.SSLContext) -> None:
+        self.socket_path = socket_path
+        self.accepted: set[_Accepted] = set()
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+
+    async def start(self, address: str, port: int) -> int:
+        """Listen; returns the port (useful with port 0). Raises `OSError` if the address cannot be bound."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: FramedPipe(_Accepted(self)),
+            address,
+            port,
+            ssl=self._tls,
+            ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
+            ssl_shutdown_timeout=SHUTDOWN_DEADLINE_S,
+        )
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening and cut every connection."""
+        if self._server is not None:
+            self._server.close()
+        for end in list(self.accepted):
+            end.abort()
