@@ -1,0 +1,6 @@
+"""For all tests: hypothesis judges results and never speed, because machines that run tests are busy."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("drover", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("drover")
