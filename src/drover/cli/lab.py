@@ -1,0 +1,211 @@
+"""`drover lab`: many real Docker hosts on this one machine.
+
+Everything is done by `drover.lab`, which is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from drover.cli import output
+
+if TYPE_CHECKING:
+    from drover.lab import Lab, LabHost
+
+
+def _lab_options(command: Any) -> Any:
+    """The options that say which lab."""
+    base = click.option(
+        "--dir",
+        "base",
+        type=click.Path(path_type=Path),
+        envvar="DROVER_LAB_DIR",
+        help="Where labs keep their disks (default: /var/tmp/drover-lab).",
+    )
+    name = click.option("--name", default="lab", show_default=True, metavar="N", help="Which lab.")
+    return name(base(command))
+
+
+def _open(name: str, base: Path | None) -> Lab:
+    from drover.lab import DEFAULT_BASE, Lab
+
+    return Lab.open(name, base=base or DEFAULT_BASE)
+
+
+def _host(name: str, base: Path | None, host: str) -> LabHost:
+    return _open(name, base).host(host)
+
+
+@click.group()
+def lab() -> None:
+    """Run many real Docker hosts on this one machine.
+
+    \b
+    Example:
+      drover lab up                   # three hosts, one cluster
+      eval "$(drover lab env)"        # docker and drover now talk to it
+      docker run -d --name web busybox httpd -f
+      drover lab kill h2              # a power cut
+      drover lab down                 # removes all that up made
+    """
+
+
+@lab.command()
+@_lab_options
+@click.option("--hosts", default=3, show_default=True, metavar="COUNT", help="How many hosts: h1, h2, ...")
+@click.option("--no-cluster", is_flag=True, help="Start engines only, no Drover.")
+@click.option(
+    "--image", "images", multiple=True, metavar="NAME", help="Load an image (default: busybox; `none` for none)."
+)
+def up(name: str, base: Path | None, hosts: int, no_cluster: bool, images: tuple[str, ...]) -> None:
+    """Build a lab and wait until it is ready."""
+    from drover.lab import DEFAULT_BASE, Lab
+
+    begin = time.monotonic()
+    wanted = tuple(image for image in images or ("busybox",) if image != "none")
+    Lab.create(name, hosts, base=base or DEFAULT_BASE, cluster=not no_cluster, images=wanted, say=output.note)
+    output.note(f"lab {name} is ready after {time.monotonic() - begin:.1f} s")
+    output.note(f'use it: eval "$(drover lab env --name {name})"; remove it: drover lab down --name {name}')
+
+
+@lab.command()
+@_lab_options
+def down(name: str, base: Path | None) -> None:
+    """Remove a lab: all that `up` made, and only that."""
+    _open(name, base).destroy()
+    output.note(f"lab {name} is gone")
+
+
+@lab.command("ls")
+@click.option(
+    "--dir", "base", type=click.Path(path_type=Path), envvar="DROVER_LAB_DIR", help="Where labs keep their disks."
+)
+def list_labs(base: Path | None) -> None:
+    """List the labs on this machine."""
+    from drover.lab import DEFAULT_BASE
+    from drover.lab.lab import labs
+
+    rows = [
+        (lab.name, str(len(lab.hosts)), f"{lab.gateway}/24", str(lab.directory)) for lab in labs(base or DEFAULT_BASE)
+    ]
+    output.show_table(("LAB", "HOSTS", "SWITCH", "DIRECTORY"), rows)
+
+
+@lab.command()
+@_lab_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(name: str, base: Path | None, as_json: bool) -> None:
+    """Show each host's power, link, engine and gateway."""
+    rows = _open(name, base).status()
+    if as_json:
+        output.show_json(rows)
+        return
+    heads = ("HOST", "ADDRESS", "POWER", "LINK", "ENGINE", "GATEWAY")
+    output.show_table(heads, [_status_row(row) for row in rows])
+
+
+def _status_row(row: dict[str, Any]) -> tuple[str, ...]:
+    link = row["link"] + (f", cut from {' '.join(row['cut_from'])}" if row["cut_from"] else "")
+    gateway = "answers" if row["gateway"] else "-"
+    return row["name"], row["address"], row["power"], link, row["engine"] or "-", gateway
+
+
+@lab.command()
+@_lab_options
+@click.option("--host", default="h1", show_default=True, metavar="hK", help="Whose gateway.")
+def env(name: str, base: Path | None, host: str) -> None:
+    """Print the exports that point docker and drover at a host's gateway.
+
+    In a lab made with --no-cluster they point docker at the host's bare engine.
+    """
+    chosen = _host(name, base, host).environment()
+    for variable in ("DOCKER_HOST", "DROVER_HOST"):
+        output.say(f"export {variable}={chosen[variable]}")
+
+
+@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@_lab_options
+@click.argument("host")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(name: str, base: Path | None, host: str, command: tuple[str, ...]) -> int:
+    """Run a command on a host, with docker and drover pointed at it.
+
+    \b
+    Example:
+      drover lab exec h2 -- ip addr
+    """
+    return _host(name, base, host).exec_attached(command)
+
+
+@lab.command()
+@_lab_options
+@click.argument("host")
+def kill(name: str, base: Path | None, host: str) -> None:
+    """Cut a host's power: its link falls silent, then everything on it is killed."""
+    _host(name, base, host).kill()
+
+
+@lab.command()
+@_lab_options
+@click.argument("host")
+def revive(name: str, base: Path | None, host: str) -> None:
+    """Boot a host again with its disk."""
+    _host(name, base, host).revive()
+
+
+@lab.command()
+@_lab_options
+@click.argument("host")
+@click.option("--from", "from_host", metavar="HOST", help="Cut only the connection with this host.")
+def cut(name: str, base: Path | None, host: str, from_host: str | None) -> None:
+    """Pull a host's cable, or cut it from one other host."""
+    _host(name, base, host).cut(from_host)
+
+
+@lab.command()
+@_lab_options
+@click.argument("host")
+def heal(name: str, base: Path | None, host: str) -> None:
+    """Undo all cuts of a host."""
+    _host(name, base, host).heal()
+
+
+@lab.command()
+@_lab_options
+@click.argument("host")
+def freeze(name: str, base: Path | None, host: str) -> None:
+    """Stop all processes of a host; its connections stay open."""
+    _host(name, base, host).freeze()
+
+
+@lab.command()
+@_lab_options
+@click.argument("host")
+def thaw(name: str, base: Path | None, host: str) -> None:
+    """Let a frozen host go on."""
+    _host(name, base, host).thaw()
+
+
+@lab.command()
+@_lab_options
+@click.option("--into", multiple=True, metavar="HOST", help="Load into this host's engine (repeatable).")
+@click.option("--all", "everywhere", is_flag=True, help="Load into every host's engine.")
+@click.argument("images", nargs=-1)
+def images(name: str, base: Path | None, into: tuple[str, ...], everywhere: bool, images: tuple[str, ...]) -> None:
+    """Build images without a registry: busybox, postgres, redis, nginx (default: all).
+
+    They are kept in a cache. Without --into or --all nothing is loaded, only built.
+    """
+    from drover.lab.images import RECIPES, archive, load
+
+    chosen = _open(name, base) if into or everywhere else None
+    hosts = [] if chosen is None else chosen.hosts if everywhere else [chosen.host(host) for host in into]
+    for image in images or tuple(RECIPES):
+        file = archive(image, output.note)
+        output.say(str(file))
+        if hosts:
+            load(file, hosts)

@@ -1,0 +1,93 @@
+"""Making the hosts of a lab a Drover cluster: exactly what a person types, on each host.
+
+    step                                       on           until
+    drover init, drover daemon                 h1           its gateway answers /_ping
+    drover token create --reusable --quiet     h1
+    drover join, drover daemon                 the others   each gateway answers /_ping
+
+The daemons' output is in HOST/drover.log.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drover.errors import DroverError, Unavailable
+from drover.lab import engine
+from drover.lab.processes import wait_until
+
+if TYPE_CHECKING:
+    from drover.lab.host import LabHost
+
+GATEWAY_DEADLINE_S = 60.0
+_COMMAND_TIMEOUT_S = 90.0
+Say = Callable[[str], None]
+
+
+def drover() -> str:
+    """The `drover` command beside the Python that runs this."""
+    return str(Path(sys.executable).parent / "drover")
+
+
+def _place_argv(host: LabHost) -> list[str]:
+    """The options that `init` and `join` share: who the host is and where its files are."""
+    return [
+        *("--name", host.name),
+        *("--address", host.address),
+        *("--engine", f"unix://{host.docker_socket}"),
+        *("--state-dir", str(host.state_dir)),
+        *("--run-dir", str(host.run_dir)),
+        "--no-service",
+    ]
+
+
+def init_argv(host: LabHost) -> list[str]:
+    return [drover(), "init", *_place_argv(host)]
+
+
+def join_argv(host: LabHost, first: LabHost, token: str) -> list[str]:
+    return [drover(), "join", first.address, "--token", token, *_place_argv(host)]
+
+
+def daemon_argv(host: LabHost) -> list[str]:
+    return [drover(), "daemon", "--state-dir", str(host.state_dir)]
+
+
+def start_daemon(host: LabHost) -> None:
+    host.spawn(daemon_argv(host), "drover.log")
+
+
+def wait_for_gateway(host: LabHost, deadline_s: float = GATEWAY_DEADLINE_S) -> None:
+    """Until the host's gateway answers. Unavailable quotes the daemon's last lines."""
+    try:
+        wait_until(lambda: engine.answers(host.gateway_socket), "an answer", deadline_s=deadline_s, poll_s=0.1)
+    except DroverError as error:
+        log = host.directory / "drover.log"
+        raise Unavailable(
+            f"the gateway of {host.name} does not answer: {host.tail('drover.log')}", hint=f"see {log}"
+        ) from error
+
+
+def _join(host: LabHost, first: LabHost, token: str, say: Say) -> None:
+    host.exec(join_argv(host, first, token), timeout_s=_COMMAND_TIMEOUT_S)
+    start_daemon(host)
+    wait_for_gateway(host)
+    say(f"{host.name} has joined: its gateway answers")
+
+
+def form(hosts: Sequence[LabHost], say: Say) -> None:
+    """Make a cluster of hosts whose engines answer: the first founds it, the others join at the same time."""
+    first, others = hosts[0], hosts[1:]
+    first.exec(init_argv(first), timeout_s=_COMMAND_TIMEOUT_S)
+    start_daemon(first)
+    wait_for_gateway(first)
+    say(f"{first.name} has founded the cluster: its gateway answers")
+    if not others:
+        return
+    token = first.exec([drover(), "token", "create", "--reusable", "--quiet"]).stdout.strip()
+    with ThreadPoolExecutor(len(others)) as pool:
+        list(pool.map(lambda host: _join(host, first, token, say), others))
