@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import socket
 from typing import Any
 from urllib.parse import quote
 
-from drover import errors
-from drover.errors import DroverError, Invalid, Unavailable
+from drover.api.answers import exchange
+from drover.errors import Invalid, Unavailable
 
 DEFAULT_HOST = "unix:///run/drover/drover.sock"
 DEADLINE_S = 60.0
-
-_BY_CODE: dict[int, type[DroverError]] = {
-    kind.exit_code: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, DroverError) and kind not in (errors.EngineError, errors.NoPlacement)
-}
 
 
 class Client:
@@ -45,40 +38,15 @@ class Client:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """The decoded JSON answer. Raises the daemon's own error, or `Unavailable` if it cannot be reached."""
-        connection = _UnixConnection(self.path, self.deadline_s)
         try:
-            connection.request(method, path, json.dumps(body or {}), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return understand(response.status, response.read())
+            return exchange(_UnixConnection(self.path, self.deadline_s), method, path, body)
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(self.path, error) from error
-        finally:
-            connection.close()
 
 
 def segment(name: str) -> str:
     """A name as one part of a URL's path."""
     return quote(name, safe="")
-
-
-def understand(status: int, raw: bytes) -> Any:
-    """The answer's JSON value; raises the error it carries."""
-    try:
-        answer = json.loads(raw) if raw else {}
-    except ValueError:
-        raise Unavailable(
-            f"the daemon answered {status} and no JSON", hint="is something else listening there? see `drover status`"
-        )
-    if status >= 400:
-        raise error_of(answer if isinstance(answer, dict) else {}, status)
-    return answer
-
-
-def error_of(answer: dict[str, Any], status: int) -> DroverError:
-    """The error a daemon sent, as the class it was there."""
-    message = str(answer.get("error", f"the daemon answered {status}"))
-    kind = _BY_CODE.get(int(answer.get("code", 0)), DroverError)
-    return kind(message, hint=str(answer.get("hint", "")))
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -53,15 +53,5 @@ def ago(at: float, now: float | None = None) -> str:
     return "-" if not at else f"{duration((time.time() if now is None else now) - at)} ago"
 
 
-def size(count_bytes: int) -> str:
-    """A size in the largest binary unit with one decimal: `3.8GiB`; `-` for unknown."""
-    amount = float(count_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.4g}{unit}" if amount else "-"
-        amount /= 1024
-    return f"{amount:.4g}TiB"
-
-
 def labels(pairs: Mapping[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in sorted(pairs.items()))

@@ -97,7 +97,10 @@ def load_config(state_dir: str | Path) -> HostConfig:
             f"this host belongs to no cluster: there is no {path}", hint="run `drover init`, or `drover join ADDRESS`"
         )
     except msgspec.DecodeError as error:
-        raise Invalid(f"{path} is damaged: {error}", hint="restore it, or `drover leave --purge --force` and join anew")
+        raise Invalid(
+            f"{path} is damaged: {error}",
+            hint="restore it, or remove the state directory and join anew under another name",
+        )
 
 
 def save_config(config: HostConfig) -> None:

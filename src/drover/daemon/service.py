@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from drover.daemon.config import DEFAULT_RUN_DIR, HostConfig
-from drover.errors import DroverError
+from drover.errors import DeadlineExceeded, DroverError
 
 UNIT = "drover.service"
 UNIT_PATH = Path("/etc/systemd/system") / UNIT
 SYSTEMD_RUNS = Path("/run/systemd/system")
+STOP_DEADLINE_S = 20.0
 
 # KillMode=mixed ends the store's member with the daemon; containers are not in this unit and go on (P6).
 _UNIT_TEXT = """\
@@ -66,6 +70,33 @@ def remove_service() -> bool:
     UNIT_PATH.unlink()
     _systemctl("daemon-reload")
     return True
+
+
+def stop_daemon(config: HostConfig, deadline_s: float = STOP_DEADLINE_S) -> bool:
+    """End a daemon that systemd does not run, by its pid file; False if none runs. Raises `DeadlineExceeded`."""
+    pid = running_daemon(config)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + deadline_s
+    while running_daemon(config) == pid:
+        if time.monotonic() > end:
+            raise DeadlineExceeded(
+                f"the daemon (pid {pid}) did not end within {deadline_s:g} s of SIGTERM",
+                hint="see its log, then repeat",
+            )
+        time.sleep(0.05)
+    return True
+
+
+def running_daemon(config: HostConfig) -> int | None:
+    """The pid in the pid file, if that process lives and is a drover daemon: pids are used again."""
+    try:
+        pid = int(config.pid_file.read_text())
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if b"daemon" in arguments and any(b"drover" in part for part in arguments) else None
 
 
 def _systemctl(*arguments: str) -> None:

@@ -13,6 +13,7 @@ server takes the peer's name from the certificate it presented.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +73,7 @@ def peer_of(transport: asyncio.BaseTransport | None) -> Peer:
     """Who is at the other end of a server's connection: a Unix socket's file mode vouches for local peers."""
     tls = transport is not None and transport.get_extra_info("ssl_object") is not None
     sock = transport.get_extra_info("socket") if transport is not None else None
-    unix = sock is not None and not tls and sock.family.name == "AF_UNIX"
+    unix = sock is not None and not tls and sock.family == socket.AF_UNIX
     return Peer(local=unix, host=peer_name(transport) if tls else "")
 
 

@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from drover.decide.sentences import count
 from drover.errors import Invalid
 from drover.model.records import Token
 
@@ -97,12 +98,8 @@ def duration(seconds: float) -> str:
     """A length of time for people, in its largest unit: `42 seconds`, `1 hour`, `3 days`."""
     for unit, unit_s in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= unit_s:
-            return _counted(int(seconds // unit_s), unit)
-    return _counted(max(0, int(seconds)), "second")
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number} {unit}" + ("" if number == 1 else "s")
+            return count(int(seconds // unit_s), unit)
+    return count(max(0, int(seconds)), "second")
 
 
 def _hash(secret: str) -> str:

@@ -1,0 +1,182 @@
+"""What `init` and `join` share: the options that describe this machine, and the last steps on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from drover.api.membership import check_labels
+from drover.cli import output
+from drover.cli.client import Client
+from drover.cli.common import pairs
+from drover.daemon import service
+from drover.daemon.config import (
+    DEFAULT_ENGINE,
+    DEFAULT_RUN_DIR,
+    DEFAULT_STATE_DIR,
+    HostConfig,
+    config_path,
+    save_config,
+)
+from drover.errors import Conflict, DeadlineExceeded, Invalid, MissingTool, Unavailable
+from drover.model.records import Host
+from drover.trust.certificates import check_address, check_host_name
+
+START_DEADLINE_S = 60.0
+
+_OPTIONS = (
+    click.option("--name", default="", help="The host's name in the cluster (default: its hostname)."),
+    click.option("--address", default="", help="The IP address other hosts reach it by (default: found out)."),
+    click.option("--engine", default=DEFAULT_ENGINE, show_default=True, help="The Docker Engine's socket."),
+    click.option("--state-dir", default=DEFAULT_STATE_DIR, show_default=True, help="Keys, store, volumes."),
+    click.option("--run-dir", default=DEFAULT_RUN_DIR, show_default=True, help="Sockets and pid file."),
+    click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label of the host; repeatable."),
+    click.option("--no-service", is_flag=True, help="Do not install and start the systemd unit."),
+    click.option("--docker-context", is_flag=True, help="Make the docker context `drover` on this machine."),
+)
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """This machine as the options say it; checked and completed by `machine`."""
+
+    name: str
+    address: str
+    engine: str
+    state_dir: str
+    run_dir: str
+    labels: dict[str, str]
+    no_service: bool
+    docker_context: bool
+
+
+def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def machine(options: dict[str, Any], toward: str = "") -> Machine:
+    """The machine that the options describe, with what they leave out found out. `toward`: an address of the
+    cluster, if there is one yet: the way to it tells which of this machine's addresses to use."""
+    if not options["engine"].startswith("unix://"):
+        raise Invalid(f"the engine {options['engine']!r} is no Unix socket", hint=f"for instance {DEFAULT_ENGINE}")
+    labels = pairs(options["labels"])
+    check_labels(labels)
+    return Machine(
+        name=check_host_name(options["name"] or socket.gethostname().split(".")[0].lower()),
+        address=check_address(options["address"] or own_address(toward)),
+        engine=options["engine"],
+        state_dir=os.path.abspath(options["state_dir"]),
+        run_dir=os.path.abspath(options["run_dir"]),
+        labels=labels,
+        no_service=options["no_service"],
+        docker_context=options["docker_context"],
+    )
+
+
+def own_address(toward: str = "") -> str:
+    """The address this machine would use toward another one. Connecting a datagram socket sends nothing; without a
+    target, an address of the documentation range stands for "elsewhere"."""
+    try:
+        kind, _, _, _, target = socket.getaddrinfo(toward or "192.0.2.1", 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.connect(target)
+            return str(probe.getsockname()[0])
+    except OSError:
+        raise Invalid("cannot find out which address other hosts reach this machine by", hint="give it with --address")
+
+
+def check_fresh(this: Machine) -> None:
+    """A machine is in one cluster at most."""
+    path = config_path(this.state_dir)
+    if path.exists():
+        raise Conflict(
+            f"this machine is a host already: {path} exists", hint="see `drover status`; to undo: drover leave --purge"
+        )
+
+
+def check_tools(store_managed: bool) -> None:
+    if store_managed and shutil.which("etcd") is None:
+        raise MissingTool(
+            "the program etcd is missing, which keeps the cluster's records",
+            hint="apt-get install etcd-server, or give the URLs of an etcd of yours with `drover init --store`",
+        )
+
+
+def write_config(
+    this: Machine, host: Host, cluster_name: str, store_endpoints: tuple[str, ...], *, store_managed: bool
+) -> HostConfig:
+    """Write the host's configuration: the last file, as it is the one that makes the machine a host."""
+    config = HostConfig(
+        name=host.name,
+        id=host.id,
+        index=host.index,
+        address=host.address,
+        cluster_name=cluster_name,
+        state_dir=this.state_dir,
+        run_dir=this.run_dir,
+        engine=this.engine,
+        api_port=host.api_port,
+        tunnel_port=host.tunnel_port,
+        store_managed=store_managed,
+        store_endpoints=store_endpoints,
+    )
+    save_config(config)
+    return config
+
+
+def finish(this: Machine, config: HostConfig) -> None:
+    """Start the daemon or say how, offer the docker context, and say how to undo it all."""
+    if not config.engine_socket.exists():
+        output.note(f"note: there is no Docker Engine at {config.engine_socket} yet; the daemon waits for it")
+    if not this.no_service and service.systemd_runs():
+        _start_service(config)
+    else:
+        output.say(f"Start its daemon:        {service.daemon_command(config)}")
+    _docker_context(this, config)
+    state = "" if config.state_dir == DEFAULT_STATE_DIR else f" --state-dir {config.state_dir}"
+    output.say(f"Undo all of this:        drover leave --purge{state}")
+
+
+def _start_service(config: HostConfig) -> None:
+    service.install_service(config)
+    output.say(f"Installed and started:   {service.UNIT_PATH}")
+    end = time.monotonic() + START_DEADLINE_S
+    while not _answers(config):
+        if time.monotonic() > end:
+            raise DeadlineExceeded(
+                f"the daemon was started but does not serve {config.api_socket} after {START_DEADLINE_S:g} s",
+                hint=f"see `journalctl -u {service.UNIT}`",
+            )
+        time.sleep(0.2)
+
+
+def _answers(config: HostConfig) -> bool:
+    try:
+        return bool(Client(f"unix://{config.api_socket}", deadline_s=2.0).get("/healthz")["healthy"])
+    except Unavailable:
+        return False
+
+
+def _docker_context(this: Machine, config: HostConfig) -> None:
+    command = ["docker", "context", "create", "drover", "--docker", f"host=unix://{config.docker_socket}"]
+    if not this.docker_context:
+        output.say(f"Use docker with it:      {' '.join(command)} && docker context use drover")
+        return
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        failure = done.stderr.strip() if done.returncode else ""
+    except OSError as error:
+        failure = str(error)
+    if failure:
+        output.note(f"note: the docker context was not made: {failure}")
+    else:
+        output.say("Use docker with it:      docker context use drover")

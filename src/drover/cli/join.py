@@ -1,0 +1,64 @@
+"""`drover join`: this machine becomes a host of an existing cluster."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from drover.api.joiner import ask_to_join, parse_endpoint, trusted_ca
+from drover.api.membership import JoinRequest
+from drover.cli import output
+from drover.cli.enrol import Machine, check_fresh, check_tools, finish, machine, machine_options, write_config
+from drover.daemon.config import HostConfig
+from drover.trust import certificates
+from drover.trust.token import Parsed, parse
+
+
+@click.command()
+@click.argument("address_of_a_host", metavar="ADDRESS[:PORT]")
+@click.option("--token", "token_text", required=True, help="What `drover token create` printed.")
+@machine_options
+def join(address_of_a_host: str, token_text: str, **options: Any) -> None:
+    """Make this machine a host of an existing cluster.
+
+    ADDRESS is that of any host of the cluster. The token's secret is sent only after that host has proved that
+    it is of the token's cluster. A join that broke off may be repeated with the same token.
+
+    \b
+    Example:
+      drover join 192.0.2.1 --token DROVER1-...
+    """
+    address, port = parse_endpoint(address_of_a_host)
+    parsed = parse(token_text)
+    this = machine(options, toward=address)
+    check_fresh(this)
+    check_tools(store_managed=True)
+    config = enter(this, address, port, parsed)
+    output.say(f"{config.name} at {config.address} is a host of cluster {config.cluster_name}.")
+    output.say(f"Keys and configuration:  {config.state_dir}")
+    finish(this, config)
+
+
+def enter(this: Machine, address: str, port: int, parsed: Parsed) -> HostConfig:
+    """Ask to be let in, and write what the cluster answers. The host's key is written before asking: a repeated
+    join must show the same one."""
+    ca_certificate = trusted_ca(address, port, parsed.ca_fingerprint)
+    tls_dir = Path(this.state_dir) / "tls"
+    request = JoinRequest(
+        token_id=parsed.id,
+        secret=parsed.secret,
+        name=this.name,
+        address=this.address,
+        csr=certificates.request(certificates.host_key(tls_dir), this.name).decode(),
+        now=time.time(),
+        labels=this.labels,
+    )
+    answer = ask_to_join(address, port, ca_certificate, request)
+    authority = certificates.Authority(ca_certificate, answer.ca_key.encode())
+    certificates.install(tls_dir, authority, answer.certificate.encode())
+    return write_config(
+        this, answer.host, answer.cluster_name, answer.store_endpoints, store_managed=answer.store_managed
+    )
