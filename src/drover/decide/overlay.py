@@ -21,11 +21,12 @@ An address whose placement changes changes one entry on each host that uses the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from typing import Any
 
 import msgspec
 
+from drover.decide.addresses import host_room
 from drover.model.cluster import Cluster
 from drover.model.records import Address, Host, Network
 
@@ -89,12 +90,14 @@ def mac_of(ip: str) -> str:
 
 
 def host_address(network: Network, index: int) -> str:
-    """The address of the host with `index` on a network: broadcast minus index; empty if that is not free to use."""
+    """The address of the host with `index` on a network: broadcast minus index, in the range kept for hosts.
+
+    Empty where there is none: the subnet is too small, or the network has its gateway there. Such a host reaches only
+    the containers of its own; its containers are not concerned.
+    """
     subnet = IPv4Network(network.subnet)
-    number = int(subnet.broadcast_address) - index
-    if number <= int(subnet.network_address) or str(IPv4Address(number)) == network.gateway:
-        return ""
-    return str(IPv4Address(number))
+    address = str(subnet.broadcast_address - index)
+    return address if index <= host_room(subnet) and address != network.gateway else ""
 
 
 def is_overlay(network: Network) -> bool:

@@ -1,0 +1,94 @@
+"""What resolves on a network, from the records alone.
+
+Theory of operation. A container answers to these names on each network it has an address on, while it runs:
+
+    name                          example             from
+    name.network                  web.app             its name and the network's
+    name                          web                 its name
+    alias, alias.network          db, db.app          the endpoint settings of its create call or `network connect`;
+                                                      Compose puts the service's name there
+    short id                      3f2a9c81b0de        the first 12 digits of its cluster id
+
+A name that several containers share (a service's) has all their addresses. Names are lower-case. A paused container
+keeps its names, as on one engine; what is not known to run has none, so that a name never leads to nothing for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from drover.model.cluster import Cluster
+from drover.model.records import Address, Container, Network
+from drover.model.spec import parse_spec
+
+SHORT_ID = 12
+ANSWERING = frozenset({"running", "paused"})
+
+
+class _EndpointSettings(msgspec.Struct, rename="pascal"):
+    aliases: list[str] | None = None
+
+
+_decode = msgspec.json.Decoder(_EndpointSettings | None).decode
+
+
+def names(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
+    """Name to addresses (in address order) on one network; empty if there is no such network.
+
+    A container's `name.network` comes before all its other names: a reverse look-up gives the first of an address.
+    """
+    network = cluster.networks.get(network_id)
+    if network is None:
+        return {}
+    found: dict[str, list[str]] = {}
+    for claim, container in _answering(cluster, network_id):
+        for name in _names_of(container, network):
+            addresses = found.setdefault(name.lower(), [])
+            if claim.ip not in addresses:
+                addresses.append(claim.ip)
+    return {name: tuple(sorted(addresses, key=_in_order)) for name, addresses in found.items()}
+
+
+def shared(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
+    """Address on this network to the other networks of the container that has it, for those that have others.
+
+    Whoever asks from such an address may be told the names of those networks, too.
+    """
+    others: dict[str, list[str]] = {}
+    for claim in cluster.addresses.values():
+        if claim.network != network_id and claim.network in cluster.networks:
+            others.setdefault(claim.container, []).append(claim.network)
+    claims = (claim for claim in cluster.addresses.values() if claim.network == network_id)
+    return {claim.ip: tuple(sorted(others[claim.container])) for claim in claims if claim.container in others}
+
+
+def _answering(cluster: Cluster, network_id: str) -> Iterator[tuple[Address, Container]]:
+    """The claims on a network whose containers are known to run, with those containers."""
+    for claim in cluster.addresses.values():
+        facts = cluster.facts_of(claim.container)
+        container = cluster.containers.get(claim.container)
+        if claim.network == network_id and container and facts and facts.state in ANSWERING:
+            yield claim, container
+
+
+def _names_of(container: Container, network: Network) -> Iterator[str]:
+    yield f"{container.name}.{network.name}"
+    yield container.name
+    for alias in _aliases(container, network):
+        yield alias
+        yield f"{alias}.{network.name}"
+    yield container.id[:SHORT_ID]
+
+
+def _aliases(container: Container, network: Network) -> tuple[str, ...]:
+    """The aliases asked for on a network, in the create call (by the network's name or id) and when joined later."""
+    asked = parse_spec(container.body).networks
+    created = tuple(alias for ref in (network.name, network.id) if ref in asked for alias in asked[ref].aliases)
+    joined = _decode(container.attachments.get(network.id) or "{}") or _EndpointSettings()
+    return created + tuple(joined.aliases or ())
+
+
+def _in_order(ip: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in ip.split("."))

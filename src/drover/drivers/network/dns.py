@@ -1,0 +1,275 @@
+"""The name server of a host: one UDP and one TCP socket on the gateway address of each network.
+
+Theory of operation. The engine's own resolver in a container (127.0.0.11) knows the containers of its engine and asks
+this one for every other name, from inside the container's namespace; the gateway address is there on every host. The
+socket tells the network that is asked from, the client's address the container, and with it the other networks
+whose names it may know.
+
+    name                                       answered from
+    of this network                            its zone (`messages`)
+    of another network of the same container   that network's zone
+    of one label, known to neither             nowhere: it does not exist
+    any other                                  the servers of /etc/resolv.conf, in order, each with a deadline
+
+A new table of names replaces the old one in one assignment. The sockets are bound before or after the address is there
+(IP_FREEBIND), so it does not matter what comes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from drover.drivers.network import messages
+from drover.drivers.network.messages import Malformed, Question, Zone
+from drover.errors import DroverError
+
+DNS_PORT = 53
+IP_FREEBIND = 15
+RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
+UPSTREAM_DEADLINE_S = 2.0
+UPSTREAMS = 3
+IDLE_S = 10.0
+OUTSIDE_AT_ONCE = 256
+OUTSIDE_WAITING = 2048
+"""Questions passed on at one time; as many more as that wait their turn; what comes then is dropped, as UDP may."""
+RESOLV_CONF = Path("/etc/resolv.conf")
+
+Names = Mapping[str, tuple[str, ...]]
+Shared = Mapping[str, tuple[str, ...]]
+Upstream = tuple[str, int]
+
+
+class _Served:
+    """One network: its zone, its clients with other networks, its sockets."""
+
+    def __init__(self, gateway: str) -> None:
+        self.gateway = gateway
+        self.zone = Zone({})
+        self.shared: Shared = {}
+        self.udp: asyncio.DatagramTransport | None = None
+        self.tcp: asyncio.Server | None = None
+
+    def close(self) -> None:
+        if self.udp is not None:
+            self.udp.close()
+        if self.tcp is not None:
+            self.tcp.close()
+
+
+class Responder:
+    """`upstreams` gives the servers for names outside, anew for each question; by default those of resolv.conf."""
+
+    def __init__(self, *, port: int = DNS_PORT, upstreams: Callable[[], list[Upstream]] | None = None) -> None:
+        self._port = port
+        self._upstreams = upstreams or configured_upstreams
+        self._served: dict[str, _Served] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outside = asyncio.Semaphore(OUTSIDE_AT_ONCE)
+
+    async def serve(self, network: str, gateway: str, names: Names, shared: Shared | None = None) -> None:
+        """Answer on a network's gateway address with these names; again with others when they change.
+
+        `shared`: client address to the other networks whose names it may know (`decide.names.shared`). Raises
+        `DroverError` if another name server has the address.
+        """
+        served = self._served.get(network)
+        if served is None or served.gateway != gateway:
+            await self.stop(network)
+            served = await self._open(network, gateway)
+        self.set_names(network, names, shared)
+
+    def set_names(self, network: str, names: Names, shared: Shared | None = None) -> None:
+        """Replace a served network's names, all at once. KeyError if it is not served."""
+        served = self._served[network]
+        served.zone, served.shared = Zone(names), shared or {}
+
+    async def stop(self, network: str) -> None:
+        """Close a network's sockets; no error if it is not served."""
+        served = self._served.pop(network, None)
+        if served is not None:
+            served.close()
+
+    async def close(self) -> None:
+        for network in list(self._served):
+            await self.stop(network)
+        for task in self._tasks:
+            task.cancel()
+
+    async def answer(self, network: str, query: bytes, client: str, *, tcp: bool = False) -> bytes:
+        """The answer to a query from a client's address on a network; empty for what deserves none."""
+        known = self._known(network, query, client, tcp)
+        return known if isinstance(known, bytes) else await self._from_outside(query, known, tcp)
+
+    def _known(self, network: str, query: bytes, client: str, tcp: bool) -> bytes | Question:
+        """The answer that the host itself has; else the question, for the servers outside."""
+        served = self._served.get(network)
+        if served is None:
+            return b""
+        try:
+            question = messages.parse(query)
+        except Malformed as error:
+            return error.reply
+        limit = messages.LARGEST_BYTES if tcp else question.udp_limit_bytes
+        for zone in (served.zone, *self._other_zones(served, client)):
+            if zone.knows(question.name):
+                return zone.answer(query, question, limit)
+        return messages.reply(query, question, messages.NO_SUCH_NAME) if question.is_single_label else question
+
+    def _other_zones(self, served: _Served, client: str) -> list[Zone]:
+        others = served.shared.get(client, ())
+        return [self._served[other].zone for other in others if other in self._served]
+
+    async def _from_outside(self, query: bytes, question: Question, tcp: bool) -> bytes:
+        """The first answer of this host's own servers; a server failure if none gives one."""
+        ask = _ask_tcp if tcp else _ask_udp
+        async with self._outside:
+            for upstream in self._upstreams()[:UPSTREAMS]:
+                with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+                    return await asyncio.wait_for(ask(upstream, query), UPSTREAM_DEADLINE_S)
+        return messages.reply(query, question, messages.SERVER_FAILURE)
+
+    async def _open(self, network: str, gateway: str) -> _Served:
+        served = _Served(gateway)
+        loop = asyncio.get_running_loop()
+        try:
+            udp = _socket(socket.SOCK_DGRAM, gateway, self._port)
+            served.udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self, network), sock=udp)
+            tcp = _socket(socket.SOCK_STREAM, gateway, self._port)
+            served.tcp = await asyncio.start_server(lambda r, w: self._connection(network, r, w), sock=tcp)
+        except OSError as error:
+            served.close()
+            raise DroverError(
+                f"The names of network {network} cannot be served on {gateway} port {self._port}: {error}",
+                hint="See with `ss -lnp` who listens on the port.",
+            ) from error
+        self._served[network] = served
+        return served
+
+    def received(
+        self, network: str, query: bytes, client: tuple[str, int], transport: asyncio.DatagramTransport
+    ) -> None:
+        """Answer one datagram: at once if it can be, else in a task of its own."""
+        known = self._known(network, query, client[0], False)
+        if isinstance(known, Question):
+            if len(self._tasks) < OUTSIDE_WAITING:
+                task = asyncio.ensure_future(self._pass_on(query, known, client, transport))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        elif known:
+            transport.sendto(known, client)
+
+    async def _pass_on(
+        self, query: bytes, question: Question, client: tuple[str, int], transport: asyncio.DatagramTransport
+    ) -> None:
+        answer = await self._from_outside(query, question, False)
+        if not transport.is_closing():
+            transport.sendto(answer, client)
+
+    async def _connection(self, network: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the queries of one TCP connection until the client is done or idle."""
+        client = writer.get_extra_info("peername")[0]
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            while True:
+                query = await asyncio.wait_for(_read_framed(reader), IDLE_S)
+                answer = await self.answer(network, query, client, tcp=True)
+                if not answer:
+                    break
+                writer.write(_framed(answer))
+                await asyncio.wait_for(writer.drain(), IDLE_S)
+        writer.close()
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """Passes datagrams to the responder."""
+
+    def __init__(self, responder: Responder, network: str) -> None:
+        self._responder = responder
+        self._network = network
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.DatagramTransport)
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if self._transport is not None:
+            self._responder.received(self._network, data, addr, self._transport)
+
+
+class _OneAnswer(asyncio.DatagramProtocol):
+    """Waits for the answer to one query sent outside: the same id, and over a connected socket from that server."""
+
+    def __init__(self, query: bytes) -> None:
+        self._query = query
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.DatagramTransport)
+        transport.sendto(self._query)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if data[:2] == self._query[:2] and not self.answer.done():
+            self.answer.set_result(data)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(exc)
+
+
+def configured_upstreams(path: Path = RESOLV_CONF) -> list[Upstream]:
+    """The name servers of this host, as (address, port); empty if its file cannot be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    fields = [line.split() for line in lines]
+    return [(field[1], DNS_PORT) for field in fields if len(field) > 1 and field[0] == "nameserver"]
+
+
+async def _ask_udp(upstream: Upstream, query: bytes) -> bytes:
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_datagram_endpoint(lambda: _OneAnswer(query), remote_addr=upstream)
+    try:
+        return await protocol.answer
+    finally:
+        transport.close()
+
+
+async def _ask_tcp(upstream: Upstream, query: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*upstream)
+    try:
+        writer.write(_framed(query))
+        return await _read_framed(reader)
+    finally:
+        writer.close()
+
+
+def _framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2, "big") + message
+
+
+async def _read_framed(reader: asyncio.StreamReader) -> bytes:
+    """One message after its two bytes of length. Raises `IncompleteReadError` at the end of the stream."""
+    length = int.from_bytes(await reader.readexactly(2), "big")
+    return await reader.readexactly(length)
+
+
+def _socket(kind: socket.SocketKind, address: str, port: int) -> socket.socket:
+    """A bound socket that does not block; the address need not be there yet."""
+    made = socket.socket(socket.AF_INET, kind)
+    made.setblocking(False)
+    made.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    if kind == socket.SOCK_DGRAM:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    else:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((address, port))
+    except OSError:
+        made.close()
+        raise
+    return made

@@ -1,0 +1,166 @@
+"""DNS on the wire, as far as the responder answers by itself: questions in, complete answers out (RFC 1035).
+
+Theory of operation. `Zone` is one network's names, ready to be copied into answers: for each name, the answer
+records of its addresses; for each address, the record of its name. An answer repeats the question as it came, letter
+case included, and points back to it, so nothing is encoded twice. What is asked decides:
+
+    question                         answer
+    A of a known name                its addresses, in turn; cut with TC if they do not fit
+    PTR of a known address           its `name.network`
+    a known name, any other type     no records, no error
+    an unknown name of one label     no such name
+    anything else                    `None`: ask the servers of this host
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from itertools import count
+from typing import NamedTuple
+
+TTL_S = 5
+"""Short, so that a client that caches follows a container that comes, goes or moves."""
+HEADER = struct.Struct("!HHHHHH")
+"""Id, flags, and the numbers of questions, answers, authorities and additional records."""
+RECORD = struct.Struct("!HHHIH")
+"""Pointer to the name, type, class, TTL and length of the data."""
+QUESTION_POINTER = 0xC000 | HEADER.size
+TYPE_A, TYPE_PTR, TYPE_OPT, CLASS_IN = 1, 12, 41, 1
+RESPONSE, OPCODE, AUTHORITATIVE, TRUNCATED, RECURSION_DESIRED, RECURSION_AVAILABLE = (
+    0x8000,
+    0x7800,
+    0x0400,
+    0x0200,
+    0x0100,
+    0x0080,
+)
+FORMAT_ERROR, SERVER_FAILURE, NO_SUCH_NAME, NOT_IMPLEMENTED = 1, 2, 3, 4
+PLAIN_UDP_BYTES, LARGEST_UDP_BYTES, LARGEST_BYTES = 512, 1232, 65535
+LABEL_BYTES = 63
+ADDRESS_RECORD_BYTES = RECORD.size + 4
+
+
+class Question(NamedTuple):
+    """One question. `name` is in wire form, lower-case; `end` is where the question ends in the query."""
+
+    id: int
+    flags: int
+    name: bytes
+    type: int
+    end: int
+    udp_limit_bytes: int
+
+    @property
+    def is_single_label(self) -> bool:
+        """Whether the name has one label, such as `web`: never a matter for servers outside."""
+        return len(self.name) > 1 and len(self.name) == self.name[0] + 2
+
+
+class Malformed(Exception):
+    """Not a query with one question. `reply` is what to answer, empty for nothing at all."""
+
+    def __init__(self, reply: bytes) -> None:
+        super().__init__("not a query with one question")
+        self.reply = reply
+
+
+class Zone:
+    """One network's names, made from `names(cluster, network)`: name to addresses in dotted form."""
+
+    def __init__(self, names: Mapping[str, tuple[str, ...]]) -> None:
+        self._turn = count()
+        self._addresses = {wire_name(name): _records(ips) for name, ips in names.items() if is_sendable(name)}
+        self._pointers: dict[bytes, bytes] = {}
+        for name, ips in names.items():
+            for ip in ips if is_sendable(name) else ():
+                self._pointers.setdefault(wire_name(_reverse(ip)), _record(TYPE_PTR, wire_name(name)))
+
+    def knows(self, name: bytes) -> bool:
+        return name in self._addresses or name in self._pointers
+
+    def answer(self, query: bytes, question: Question, limit_bytes: int) -> bytes:
+        """The answer for a name that this zone knows."""
+        if question.type == TYPE_PTR and question.name in self._pointers:
+            return reply(query, question, 0, self._pointers[question.name], 1)
+        if question.type != TYPE_A or question.name not in self._addresses:
+            return reply(query, question)
+        records = self._addresses[question.name]
+        shift = next(self._turn) % len(records)
+        turned = records[shift:] + records[:shift]
+        room = max(1, (limit_bytes - question.end) // ADDRESS_RECORD_BYTES)
+        fitting = turned[:room]
+        return reply(query, question, TRUNCATED if len(turned) > room else 0, b"".join(fitting), len(fitting))
+
+
+def parse(query: bytes) -> Question:
+    """The question of a query. Raises `Malformed`."""
+    if len(query) < HEADER.size:
+        raise Malformed(b"")
+    number, flags, questions, _, _, additional = HEADER.unpack_from(query)
+    if flags & RESPONSE:
+        raise Malformed(b"")
+    if flags & OPCODE:
+        raise Malformed(_error(number, flags, NOT_IMPLEMENTED))
+    end = _name_end(query)
+    if questions != 1 or end is None or len(query) < end + 4:
+        raise Malformed(_error(number, flags, FORMAT_ERROR))
+    kind = int.from_bytes(query[end : end + 2], "big")
+    limit = _udp_limit_bytes(query[end + 4 :]) if additional else PLAIN_UDP_BYTES
+    return Question(number, flags, query[HEADER.size : end].lower(), kind, end + 4, limit)
+
+
+def _name_end(query: bytes) -> int | None:
+    """Where the name after the header ends; None if it does not, or is compressed."""
+    at = HEADER.size
+    while at < len(query):
+        length = query[at]
+        if length > LABEL_BYTES:
+            return None
+        at += 1 + length
+        if length == 0:
+            return at
+    return None
+
+
+def _udp_limit_bytes(additional: bytes) -> int:
+    """How large an answer the client takes over UDP: what its OPT record says, within reason."""
+    if additional[:3] != b"\0" + TYPE_OPT.to_bytes(2, "big") or len(additional) < 5:
+        return PLAIN_UDP_BYTES
+    return min(max(int.from_bytes(additional[3:5], "big"), PLAIN_UDP_BYTES), LARGEST_UDP_BYTES)
+
+
+def reply(query: bytes, question: Question, flags: int = 0, records: bytes = b"", answers: int = 0) -> bytes:
+    """An answer with the question as it came; `flags` are added to those of every answer (an error code, TC)."""
+    asked = question.flags & RECURSION_DESIRED
+    flags |= RESPONSE | AUTHORITATIVE | RECURSION_AVAILABLE | asked
+    return HEADER.pack(question.id, flags, 1, answers, 0, 0) + query[HEADER.size : question.end] + records
+
+
+def _error(number: int, flags: int, code: int) -> bytes:
+    return HEADER.pack(number, RESPONSE | (flags & (OPCODE | RECURSION_DESIRED)) | code, 0, 0, 0, 0)
+
+
+def is_sendable(name: str) -> bool:
+    """Whether a name can be asked for at all: ASCII, labels of 1 to 63 bytes, 255 in all."""
+    labels = name.split(".")
+    return name.isascii() and len(name) < 254 and all(0 < len(label) <= LABEL_BYTES for label in labels)
+
+
+def wire_name(name: str) -> bytes:
+    """`web.app` as length-prefixed labels, lower-case."""
+    labels = name.lower().encode("ascii").split(b".")
+    return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+
+
+def _reverse(ip: str) -> str:
+    return IPv4Address(ip).reverse_pointer
+
+
+def _records(ips: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(_record(TYPE_A, IPv4Address(ip).packed) for ip in ips)
+
+
+def _record(kind: int, data: bytes) -> bytes:
+    return RECORD.pack(QUESTION_POINTER, kind, CLASS_IN, TTL_S, len(data)) + data
