@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from drover.decide import overlay
+from drover.decide import names, overlay
 from drover.drivers.network.port import NetworkDriver
 from drover.errors import DroverError
 from drover.model.cluster import Cluster
@@ -30,8 +30,8 @@ Names = Mapping[str, tuple[str, ...]]
 class Responder(Protocol):
     """The name server of this host (`drivers.network.dns`)."""
 
-    async def serve(self, network: str, gateway: str, table: Names) -> None:
-        """Answer on the gateway address with these names; called again with a new table when it changes."""
+    async def serve(self, network: str, gateway: str, names: Names, shared: Names | None = None) -> None:
+        """Answer on the gateway address with these names; called again with others when they change."""
         ...
 
     async def stop(self, network: str) -> None: ...
@@ -44,19 +44,16 @@ class NetworkKeeper:
         mirror: Mirror,
         driver: NetworkDriver,
         responder: Responder,
-        names: Callable[[Cluster, str], Names],
         present: Callable[[], Mapping[str, str]],
     ) -> None:
-        """`names(cluster, network id)` is the pure table of names on one network (`decide.names`); `present()` are
-        the networks that the agent has made on this host (id to engine id)."""
+        """`present()` are the networks that the agent has made on this host (id to engine id)."""
         self._host = host
         self._mirror = mirror
         self._driver = driver
         self._responder = responder
-        self._names = names
         self._present = present
         self._wake = asyncio.Event()
-        self._served: dict[str, Names] = {}
+        self._served: dict[str, tuple[Names, Names]] = {}
         self._peers: frozenset[str] = frozenset()
         self._mtu_bytes = 0
 
@@ -110,7 +107,7 @@ class NetworkKeeper:
         if verify:
             await self._driver.realise(real)
         await self._driver.set_remotes(real, real.remotes, verify=verify)
-        table = self._names(cluster, network)
-        if self._served.get(network) != table:
-            await self._responder.serve(network, real.gateway, table)
-            self._served[network] = table
+        tables = names.names(cluster, network), names.shared(cluster, network)
+        if self._served.get(network) != tables:
+            await self._responder.serve(network, real.gateway, *tables)
+            self._served[network] = tables

@@ -29,7 +29,7 @@ class Session:
         self._store = store
         self._ttl_s = ttl_s
         self._now = now
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None
         self.last_good: float | None = None
         self.held = asyncio.Event()
 
@@ -50,15 +50,15 @@ class Session:
 
     async def end(self) -> None:
         """Give the lease back: the host leaves in order, and nobody has to wait for its expiry."""
-        if self._lease is not None:
-            await self._lease.revoke()
+        if self.lease is not None:
+            await self.lease.revoke()
 
     async def _begin(self) -> Lease:
         sent = asyncio.get_running_loop().time()
         lease = await self._store.grant(self._ttl_s)
         alive = r.Alive(host=self._host, session=self._name, since=self._now())
         await self._store.commit([put(r.key("alive", self._host), alive)], lease=lease)
-        self._lease, self.last_good = lease, sent
+        self.lease, self.last_good = lease, sent
         self.held.set()
         return lease
 

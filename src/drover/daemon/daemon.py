@@ -1,0 +1,247 @@
+"""The daemon: puts one host's parts together, in an order that a restart at any moment survives.
+
+    1  the store's member, if this host has one      so that a lone host can come up by itself
+    2  the mirror                                    keeps trying: without the store the daemon runs, and says so
+    3  the founding records                          first start after `drover init` only
+    4  session, agent, networks, leadership          each a task; none waits for another
+    5  tunnel, API, gateway                          the host answers
+
+On SIGTERM the doors close in the reverse order and the lease is given back. Containers stay as they are (P6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+import secrets
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+import uvloop
+
+from drover.agent.act import Drivers
+from drover.agent.agent import Agent
+from drover.agent.networks import NetworkKeeper
+from drover.agent.session import Session
+from drover.api.context import Context
+from drover.api.server import ApiServer
+from drover.daemon.config import HostConfig, commit_bootstrap
+from drover.daemon.images import PeerImages, add_image_routes
+from drover.daemon.leader import Leadership
+from drover.daemon.member import StoreMember
+from drover.daemon.quorum_keeper import endpoints, keep_quorum
+from drover.decide import health
+from drover.drivers.engine.docker import DockerEngine
+from drover.drivers.network.dns import Responder
+from drover.drivers.network.linux import LinuxNetwork
+from drover.drivers.volumes.directory import DirectoryVolumes
+from drover.gateway.gateway import Gateway
+from drover.gateway.links import EngineLinks
+from drover.gateway.server import GatewayServer
+from drover.gateway.tunnel import TunnelServer
+from drover.store.etcd import EtcdStore
+from drover.store.mirror import Mirror
+from drover.store.port import Batch
+from drover.trust import certificates, tls
+
+log = structlog.get_logger("drover.daemon")
+
+STORE_PATIENCE_S = 10.0
+RENEWAL_CHECK_S = 3600.0
+
+
+class Daemon:
+    """One host's daemon. `run` returns after `stop`."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self.config = config
+        self._stopping = asyncio.Event()
+        self._client_tls = tls.client_context(config.tls_dir)
+        self._tunnel_tls = tls.server_context(config.tls_dir)
+        self.member = StoreMember(config, endpoints)
+        self.store = EtcdStore(self.member.endpoints, self._client_tls)
+        self.mirror = Mirror(self.store)
+        self.session = Session(config.name, secrets.token_hex(8), self.store, config.lease_ttl_s, time.time)
+        self.engine = DockerEngine(str(config.engine_socket))
+        self.network = LinuxNetwork()
+        self.names = Responder()
+        self.images = PeerImages(config.name, self.mirror, self.engine, self._client_tls)
+        drivers = Drivers(self.engine, self.network, DirectoryVolumes(config.state / "volumes"), self.images)
+        self.agent = Agent(config.name, self.mirror, self.store, drivers, time.time)
+        self.keeper = NetworkKeeper(
+            config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
+        )
+        self.leadership = Leadership(
+            config.name, self.store, self.mirror, self.session, [self._note_losses, self._keep_quorum]
+        )
+        self.links = self._links(self._client_tls)
+        self.gateway = Gateway(
+            config.name, self.store, self.mirror, self.links, time.time, lambda: secrets.token_hex(32)
+        )
+        self.server = GatewayServer(self.gateway.handle, self.links)
+        self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls)
+        self.api = ApiServer(self._api_context())
+
+    def _links(self, client_tls: ssl.SSLContext) -> EngineLinks:
+        return EngineLinks(
+            str(self.config.engine_socket),
+            locate=self._locate,
+            down=lambda host: health.down_sentence(self.mirror.cluster, host),
+            tls=client_tls,
+            server_hostname=lambda host: self.mirror.cluster.hosts[host].address,
+        )
+
+    def _locate(self, host: str) -> tuple[str, int] | None:
+        if host == self.config.name:
+            return None
+        record = self.mirror.cluster.hosts[host]
+        return record.address, record.tunnel_port
+
+    def _api_context(self) -> Context:
+        return Context(
+            host=self.config.name,
+            cluster_name=self.config.cluster_name,
+            store=self.store,
+            mirror=self.mirror,
+            tls_dir=self.config.tls_dir,
+            leader=lambda: self.leadership.leader,
+            store_managed=self.config.store_managed,
+            store_endpoints=self.config.store_endpoints,
+        )
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Until `stop`. Raises what keeps the daemon from starting at all."""
+        self.config.run.mkdir(parents=True, exist_ok=True)
+        self.config.pid_file.write_text(f"{os.getpid()}\n")
+        await self.member.start()
+        await self._first_picture()
+        self.mirror.on_batch(self._on_batch)
+        tasks = [asyncio.create_task(work(), name=work.__qualname__) for work in self._works()]
+        try:
+            await self._open_doors()
+            log.info("the daemon is ready", host=self.config.name, docker=str(self.config.docker_socket))
+            await self._until_stopped(tasks)
+        finally:
+            await self._close(tasks)
+
+    async def _first_picture(self) -> None:
+        """The mirror, and on the founding host the first records. Without the store we go on: P6."""
+        if not await self.mirror.start(STORE_PATIENCE_S):
+            log.warning("the store does not answer: going on without it", endpoints=self.member.endpoints)
+            return
+        if await commit_bootstrap(self.store, self.config):
+            await self.member.founded(self.store)
+
+    def _works(self) -> list[Callable[[], Awaitable[None]]]:
+        return [
+            self.session.run,
+            self.agent.run,
+            self.keeper.run,
+            self.leadership.run,
+            self._follow_members,
+            self._renew_certificate,
+        ]
+
+    async def _open_doors(self) -> None:
+        config = self.config
+        await self.tunnel.start(config.address, config.tunnel_port)
+        add_image_routes(self.api, self.engine)
+        await self.api.start(config.api_socket, config.socket_group, config.address, config.api_port)
+        await self.server.listen_unix(config.docker_socket, gid=_group_id(config.socket_group))
+
+    async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> None:
+        stop = asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        for task in done - {stop}:
+            task.result()  # a part that ends by itself ended by an error: the daemon ends with it, and is started anew
+
+    async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
+        await self.server.close()
+        await self.api.stop()
+        await self.tunnel.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.session.end()
+        await self.mirror.stop()
+        await self.links.close()
+        await self.store.close()
+        await self.engine.close()
+        await self.network.close()
+        await self.member.stop()
+        self.config.pid_file.unlink(missing_ok=True)
+
+    # -- what follows the records --------------------------------------------------------------------------------
+
+    def _on_batch(self, batch: Batch) -> None:
+        for change in batch.changes:
+            table, _, host = change.key.partition("/")
+            if table == "alive" and change.record is None and host != self.config.name:
+                sentence = health.down_sentence(self.mirror.cluster, host) or f"host {host} is down"
+                self.links.host_lost(host, sentence)
+
+    async def _follow_members(self) -> None:
+        await self.member.follow(self.mirror.cluster, self.store)
+        async for batch in self.mirror.subscribe():
+            if any(change.key.startswith("members/") for change in batch.changes):
+                await self.member.follow(self.mirror.cluster, self.store)
+
+    async def _note_losses(self) -> None:
+        changes = health.loss_notes(self.mirror.cluster, time.time())
+        if changes:
+            await self.store.commit(changes)
+
+    async def _keep_quorum(self) -> None:
+        if self.config.store_managed:
+            await keep_quorum(self.store, self.mirror)
+
+    async def _renew_certificate(self) -> None:
+        while True:
+            if certificates.renew_if_due(self.config.tls_dir, time.time()):
+                tls.reload(self._client_tls, self.config.tls_dir)
+                tls.reload(self._tunnel_tls, self.config.tls_dir)
+                self.api.reload_tls()
+            await asyncio.sleep(RENEWAL_CHECK_S)
+
+
+def _group_id(group: str) -> int:
+    """The group's number; -1 (unchanged) where there is no such group."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return -1
+
+
+async def _main(config: HostConfig) -> None:
+    daemon = Daemon(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop)
+    await daemon.run()
+
+
+def run(config: HostConfig) -> None:
+    """Run the daemon in this process until SIGTERM or SIGINT."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.ExceptionRenderer(),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_main(config))

@@ -1,0 +1,106 @@
+"""`StoreMember`: this host's part of the store, if it has one.
+
+at start          data directory present     run the member again
+                  bootstrap.json present     found a new store with this one member
+while running     a `members` record for us  join the store with the record's initial cluster
+                  our record is gone         stop, and delete the data: never come back as the old member
+always            the members' addresses are kept in config.json, to find the store after a restart
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from drover.daemon.config import HostConfig, load_bootstrap, save_config
+from drover.daemon.etcd_process import EtcdConfig, EtcdProcess, MemberTls, url
+from drover.model import records as r
+from drover.model.cluster import Cluster, put
+from drover.store.etcd import EtcdStore
+from drover.store.port import CommitConflict
+
+log = structlog.get_logger("drover.daemon.member")
+
+
+class StoreMember:
+    def __init__(self, config: HostConfig, endpoints_of: Callable[[Cluster], list[str]]) -> None:
+        self._config = config
+        self._endpoints_of = endpoints_of
+        self._process: EtcdProcess | None = None
+        self.endpoints: list[str] = self._first_endpoints()
+
+    def _first_endpoints(self) -> list[str]:
+        own = [url(self._config.address, self._config.store_client_port)]
+        known = list(self._config.store_endpoints)
+        return own + [e for e in known if e not in own] if self._config.etcd_dir.exists() else known or own
+
+    async def start(self) -> None:
+        """Run the member that this host has, or found the store if this host founds the cluster."""
+        if not self._config.store_managed:
+            return
+        founding = load_bootstrap(self._config.state_dir) is not None
+        if founding or self._config.etcd_dir.exists():
+            await self._run({}, "new" if founding else "existing")
+
+    async def _run(self, initial_cluster: dict[str, str], state: str) -> None:
+        tls = self._config.tls_dir
+        config = EtcdConfig(
+            name=self._config.name,
+            address=self._config.address,
+            data_dir=self._config.etcd_dir,
+            log_file=self._config.state / "etcd.log",
+            tls=MemberTls(ca=tls / "ca.crt", certificate=tls / "host.crt", key=tls / "host.key"),
+            initial_cluster=initial_cluster,
+            state="new" if state == "new" else "existing",
+            client_port=self._config.store_client_port,
+            peer_port=self._config.store_peer_port,
+            cluster_token=self._config.cluster_name,
+        )
+        self._process = EtcdProcess(config)
+        await self._process.start()
+
+    async def founded(self, store: EtcdStore) -> None:
+        """The founding member's record: the first voter."""
+        member = r.Member(
+            host=self._config.name,
+            peer_url=url(self._config.address, self._config.store_peer_port),
+            client_url=url(self._config.address, self._config.store_client_port),
+            state="voter",
+        )
+        key = r.key("members", self._config.name)
+        try:
+            await store.commit([put(key, member)], expect={key: 0})
+        except CommitConflict:
+            log.info("the founding member has its record already")
+
+    async def follow(self, cluster: Cluster, store: EtcdStore) -> None:
+        """Do what the `members` records say of this host, and remember where the store is."""
+        if not self._config.store_managed:
+            return
+        mine = cluster.members.get(self._config.name)
+        if mine is not None and self._process is None:
+            await self._run(_initial(mine.initial_cluster), "existing")
+        elif mine is None and self._process is not None and cluster.members:
+            await self._process.wipe()
+            self._process = None
+        self._remember(self._endpoints_of(cluster), store)
+
+    def _remember(self, endpoints: list[str], store: EtcdStore) -> None:
+        if not endpoints or endpoints == self.endpoints:
+            return
+        own = url(self._config.address, self._config.store_client_port)
+        self.endpoints = sorted(endpoints, key=lambda endpoint: endpoint != own)
+        store.http.endpoints = list(self.endpoints)
+        self._config = msgspec.structs.replace(self._config, store_endpoints=tuple(self.endpoints))
+        save_config(self._config)
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await self._process.stop()
+
+
+def _initial(text: str) -> dict[str, str]:
+    """`h1=https://…,h2=https://…` as a mapping."""
+    return dict(part.split("=", 1) for part in text.split(",") if part)
