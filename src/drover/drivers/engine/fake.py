@@ -191,7 +191,7 @@ class FakeEngine:
         await self._enter("order")
         asked = dict(parse_qsl(query, keep_blank_values=True))
         try:
-            container = self._found(engine_ref)
+            container = self._found(engine_ref, f"Cannot kill container: {engine_ref}: " if verb == "kill" else "")
             match verb:
                 case "start":
                     return self._start(container), ""
@@ -211,10 +211,10 @@ class FakeEngine:
         except EngineError as refusal:
             return refusal.status, json.dumps({"message": refusal.message})
 
-    def _found(self, engine_ref: str) -> FakeContainer:
+    def _found(self, engine_ref: str, prefix: str = "") -> FakeContainer:
         container = self.peek(engine_ref)
         if container is None:
-            raise EngineError(404, f"No such container: {engine_ref}")
+            raise EngineError(404, f"{prefix}No such container: {engine_ref}")
         return container
 
     def _start(self, container: FakeContainer) -> int:
