@@ -22,6 +22,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 from drover.drivers.network import messages
 from drover.drivers.network.messages import Malformed, Question, Zone
@@ -50,14 +51,15 @@ class _Served:
         self.gateway = gateway
         self.zone = Zone({})
         self.shared: Shared = {}
-        self.udp: asyncio.DatagramTransport | None = None
+        self.udp: _Datagrams | None = None
         self.tcp: asyncio.Server | None = None
 
-    def close(self) -> None:
-        if self.udp is not None:
-            self.udp.close()
+    async def close(self) -> None:
+        """Close the sockets; afterwards the address can be bound again."""
         if self.tcp is not None:
             self.tcp.close()
+        if self.udp is not None:
+            await self.udp.close()
 
 
 class Responder:
@@ -91,7 +93,7 @@ class Responder:
         """Close a network's sockets; no error if it is not served."""
         served = self._served.pop(network, None)
         if served is not None:
-            served.close()
+            await served.close()
 
     async def close(self) -> None:
         for network in list(self._served):
@@ -137,11 +139,11 @@ class Responder:
         loop = asyncio.get_running_loop()
         try:
             udp = _socket(socket.SOCK_DGRAM, gateway, self._port)
-            served.udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self, network), sock=udp)
+            _, served.udp = await loop.create_datagram_endpoint(lambda: _Datagrams(self, network), sock=udp)
             tcp = _socket(socket.SOCK_STREAM, gateway, self._port)
             served.tcp = await asyncio.start_server(lambda r, w: self._connection(network, r, w), sock=tcp)
         except OSError as error:
-            served.close()
+            await served.close()
             raise DroverError(
                 f"The names of network {network} cannot be served on {gateway} port {self._port}: {error}",
                 hint="See with `ss -lnp` who listens on the port.",
@@ -189,15 +191,20 @@ class _Datagrams(asyncio.DatagramProtocol):
     def __init__(self, responder: Responder, network: str) -> None:
         self._responder = responder
         self._network = network
-        self._transport: asyncio.DatagramTransport | None = None
+        self._closed = asyncio.Event()
+
+    async def close(self) -> None:
+        self._transport.close()
+        await self._closed.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed.set()
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        if self._transport is not None:
-            self._responder.received(self._network, data, addr, self._transport)
+        self._responder.received(self._network, data, addr, self._transport)
 
 
 class _OneAnswer(asyncio.DatagramProtocol):
@@ -208,8 +215,7 @@ class _OneAnswer(asyncio.DatagramProtocol):
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        transport.sendto(self._query)
+        cast(asyncio.DatagramTransport, transport).sendto(self._query)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if data[:2] == self._query[:2] and not self.answer.done():

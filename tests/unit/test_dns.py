@@ -1,0 +1,206 @@
+"""The responder over real sockets on loopback addresses, asked with an independent client (dnspython)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import dns.asyncquery
+import dns.message
+import dns.rcode
+import pytest
+
+from drover.drivers.network.dns import Responder, Upstream, configured_upstreams
+from drover.errors import DroverError
+
+WEB = {"web.app": ("10.44.0.2",), "web": ("10.44.0.2",)}
+STORE = {"store.back": ("10.45.0.9",), "store": ("10.45.0.9",)}
+OUTSIDE = {"example.com": ("192.0.2.1",), "many.example.com": tuple(f"192.0.2.{n}" for n in range(1, 101))}
+ONE, TWO, SERVER = "127.9.4.1", "127.9.4.2", "127.9.4.3"
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((ONE, 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def upstreams() -> list[Upstream]:
+    """The servers outside; tests fill the list."""
+    return []
+
+
+@pytest.fixture
+async def responder(port: int, upstreams: list[Upstream]) -> AsyncIterator[Responder]:
+    made = Responder(port=port, upstreams=lambda: upstreams)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def outside(port: int) -> AsyncIterator[Upstream]:
+    """A server outside: another responder whose zone is `OUTSIDE`."""
+    made = Responder(port=port, upstreams=list)
+    await made.serve("outside", SERVER, OUTSIDE)
+    yield SERVER, port
+    await made.close()
+
+
+async def ask(
+    server: str, port: int, name: str, kind: str = "A", *, tcp: bool = False, source: str | None = None
+) -> dns.message.Message:
+    query = dns.message.make_query(name, kind)
+    send = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
+    return await send(query, server, timeout=10, port=port, source=source)
+
+
+def found(answer: dns.message.Message) -> list[str]:
+    return [str(record) for rrset in answer.answer for record in rrset]
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_names_are_answered_over_udp_and_tcp(responder: Responder, port: int, tcp: bool) -> None:
+    await responder.serve("app", ONE, WEB)
+    assert found(await ask(ONE, port, "web", tcp=tcp)) == ["10.44.0.2"]
+    assert found(await ask(ONE, port, "2.0.44.10.in-addr.arpa", "PTR", tcp=tcp)) == ["web.app."]
+    missing = await ask(ONE, port, "nobody", tcp=tcp)
+    assert missing.rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_each_address_answers_for_its_own_network(responder: Responder, port: int) -> None:
+    await responder.serve("app", ONE, WEB)
+    await responder.serve("back", TWO, STORE)
+    assert found(await ask(TWO, port, "store")) == ["10.45.0.9"]
+    assert (await ask(ONE, port, "store")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_a_client_on_two_networks_may_know_both(responder: Responder, port: int) -> None:
+    await responder.serve("back", TWO, STORE)
+    await responder.serve("app", ONE, WEB, {"127.9.4.77": ("back", "not served here")})
+    assert found(await ask(ONE, port, "store", source="127.9.4.77")) == ["10.45.0.9"]
+    assert (await ask(ONE, port, "store", source="127.9.4.78")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_a_new_table_replaces_the_old_one(responder: Responder, port: int) -> None:
+    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", ONE, {"db": ("10.44.0.7",)})
+    assert found(await ask(ONE, port, "db")) == ["10.44.0.7"]
+    assert (await ask(ONE, port, "web")).rcode() == dns.rcode.NXDOMAIN
+    responder.set_names("app", WEB)
+    assert found(await ask(ONE, port, "web")) == ["10.44.0.2"]
+
+
+async def test_a_network_follows_its_gateway_and_its_port_is_free_after_stop(responder: Responder, port: int) -> None:
+    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", TWO, WEB)
+    await responder.serve("back", ONE, STORE)
+    assert found(await ask(TWO, port, "web")) == ["10.44.0.2"]
+    assert found(await ask(ONE, port, "store")) == ["10.45.0.9"]
+    for _ in range(2):
+        await responder.stop("back")
+    await responder.serve("back", ONE, STORE)
+    assert found(await ask(ONE, port, "store", tcp=True)) == ["10.45.0.9"]
+
+
+async def test_an_address_that_another_server_has_is_refused(responder: Responder, port: int) -> None:
+    await responder.serve("app", ONE, WEB)
+    other = Responder(port=port, upstreams=list)
+    with pytest.raises(DroverError, match="cannot be served"):
+        await other.serve("app", ONE, WEB)
+    await other.close()
+
+
+async def test_an_address_that_is_not_there_yet_can_be_served(responder: Responder) -> None:
+    await responder.serve("app", "198.51.100.9", WEB)
+    responder.set_names("app", STORE)
+    await responder.stop("app")
+    with pytest.raises(KeyError):
+        responder.set_names("app", WEB)
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_names_outside_come_from_the_hosts_servers(
+    responder: Responder, port: int, upstreams: list[Upstream], outside: Upstream, tcp: bool
+) -> None:
+    upstreams.append(outside)
+    await responder.serve("app", ONE, WEB)
+    assert found(await ask(ONE, port, "example.com", tcp=tcp)) == ["192.0.2.1"]
+
+
+async def test_a_large_answer_from_outside_is_had_over_tcp(
+    responder: Responder, port: int, upstreams: list[Upstream], outside: Upstream
+) -> None:
+    upstreams.append(outside)
+    await responder.serve("app", ONE, WEB)
+    query = dns.message.make_query("many.example.com", "A")
+    answer, by_tcp = await dns.asyncquery.udp_with_fallback(query, ONE, timeout=10, port=port)
+    assert (by_tcp, len(found(answer))) == (True, 100)
+
+
+async def test_the_next_server_is_asked_when_one_refuses(
+    responder: Responder, port: int, upstreams: list[Upstream], outside: Upstream
+) -> None:
+    upstreams += [("127.9.4.9", port), outside]
+    await responder.serve("app", ONE, WEB)
+    assert found(await ask(ONE, port, "example.com")) == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_without_servers_outside_names_fail_at_once(responder: Responder, port: int, tcp: bool) -> None:
+    await responder.serve("app", ONE, WEB)
+    assert (await ask(ONE, port, "example.com", tcp=tcp)).rcode() == dns.rcode.SERVFAIL
+
+
+async def test_a_single_label_is_never_asked_outside(
+    responder: Responder, port: int, upstreams: list[Upstream]
+) -> None:
+    class Listener(asyncio.DatagramProtocol):
+        heard = 0
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            self.heard += 1
+
+    transport, listener = await asyncio.get_running_loop().create_datagram_endpoint(Listener, local_addr=(SERVER, port))
+    upstreams.append((SERVER, port))
+    await responder.serve("app", ONE, WEB)
+    assert (await ask(ONE, port, "nobody")).rcode() == dns.rcode.NXDOMAIN
+    assert listener.heard == 0
+    transport.close()
+
+
+async def test_garbage_harms_nobody(responder: Responder, port: int) -> None:
+    await responder.serve("app", ONE, WEB)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for junk in (b"", b"x", b"\xff" * 100, b"\0" * 12):
+            client.sendto(junk, (ONE, port))
+    _, writer = await asyncio.open_connection(ONE, port)
+    writer.write(b"\x00\x05hello")
+    await writer.drain()
+    assert found(await ask(ONE, port, "web")) == ["10.44.0.2"]
+    assert found(await ask(ONE, port, "web", tcp=True)) == ["10.44.0.2"]
+    writer.close()
+
+
+async def test_several_questions_over_one_connection(responder: Responder, port: int) -> None:
+    await responder.serve("app", ONE, WEB)
+    reader, writer = await asyncio.open_connection(ONE, port)
+    queries = [dns.message.make_query("web", kind) for kind in ("A", "AAAA", "A")]
+    writer.write(b"".join(query.to_wire(prepend_length=True) for query in queries))
+    for query in queries:
+        length = int.from_bytes(await reader.readexactly(2), "big")
+        assert query.is_response(dns.message.from_wire(await reader.readexactly(length)))
+    writer.close()
+
+
+def test_the_hosts_servers_are_those_of_resolv_conf(tmp_path) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_text("# comment\nsearch corp.example\nnameserver 192.0.2.53\nnameserver 192.0.2.54 \nnameserver\n")
+    assert configured_upstreams(file) == [("192.0.2.53", 53), ("192.0.2.54", 53)]
+    assert configured_upstreams(tmp_path / "missing") == []
