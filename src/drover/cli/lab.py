@@ -14,7 +14,7 @@ import click
 from drover.cli import output
 
 if TYPE_CHECKING:
-    from drover.lab import Lab, LabHost
+    from drover.lab import HostStatus, Lab, LabHost
 
 
 def _lab_options(command: Any) -> Any:
@@ -100,18 +100,19 @@ def list_labs(base: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(name: str, base: Path | None, as_json: bool) -> None:
     """Show each host's power, link, engine and gateway."""
+    import msgspec
+
     rows = _open(name, base).status()
     if as_json:
-        output.show_json(rows)
+        output.show_json(msgspec.to_builtins(rows))
         return
     heads = ("HOST", "ADDRESS", "POWER", "LINK", "ENGINE", "GATEWAY")
     output.show_table(heads, [_status_row(row) for row in rows])
 
 
-def _status_row(row: dict[str, Any]) -> tuple[str, ...]:
-    link = row["link"] + (f", cut from {' '.join(row['cut_from'])}" if row["cut_from"] else "")
-    gateway = "answers" if row["gateway"] else "-"
-    return row["name"], row["address"], row["power"], link, row["engine"] or "-", gateway
+def _status_row(row: HostStatus) -> tuple[str, ...]:
+    link = row.link + (f", cut from {' '.join(row.cut_from)}" if row.cut_from else "")
+    return row.name, row.address, row.power, link, row.engine or "-", "answers" if row.gateway else "-"
 
 
 @lab.command()

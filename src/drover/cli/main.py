@@ -61,6 +61,9 @@ def _run(run: Any, args: Sequence[str] | None, prog_name: str, extra: dict[str, 
         return done if isinstance(done, int) else 0
     except click.Abort:
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        output.note(error.format_message())
+        return error.exit_code
     except click.ClickException as error:
         output.show_error(error.format_message(), _usage_hint(error))
         return error.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +21,8 @@ def note(text: str) -> None:
 
 
 def show_json(data: Any) -> None:
+    import json  # not at the top: `drover --help` imports this module
+
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
