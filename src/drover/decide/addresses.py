@@ -1,9 +1,9 @@
 """Which subnet, VXLAN number and addresses: IP address management as pure functions of the cluster's records.
 
 Theory of operation. A network made without a subnet gets the lowest free piece of a pool. The default pool is
-10.128.0.0/9 in pieces of /20 (2,048 networks of some 3,800 containers): it touches neither Docker's own default pools
-(172.17.0.0 to 172.31.255.255, and 192.168.0.0/16), so that networks an engine makes for itself never collide, nor the lower half of
-10.0.0.0/8, where most private underlays are. Pieces that hold a host's own address are skipped as well.
+10.128.0.0/9 in pieces of /20 (2,048 networks of some 3,800 containers). It touches neither Docker's own default pools
+(172.17.0.0 to 172.31.255.255 and 192.168.0.0/16), so that networks an engine makes for itself never collide, nor the
+lower half of 10.0.0.0/8, where most private underlays are. Pieces that hold a host's own address are skipped as well.
 
 Of a subnet's addresses, from the lowest:
 
@@ -111,7 +111,7 @@ def choose_subnet(cluster: Cluster, name: str, pools: Sequence[Pool] = DEFAULT_P
             return str(subnet), _gateway(subnet, Ipam())
     told = " and ".join(f"{pool.base} (in pieces of /{pool.prefix_length})" for pool in pools)
     raise Conflict(
-        f"no subnet is left for network {name}: {told} is used up",
+        f"no subnet is left for network {name}: all of {told} is used",
         hint="remove networks that nobody needs, or give a subnet with --subnet",
     )
 

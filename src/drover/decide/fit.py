@@ -30,7 +30,14 @@ from drover.model.cluster import Cluster
 from drover.model.expression import Expression
 from drover.model.spec import PublishedPort, Spec, parse_spec
 
-FACT_KEYS = ("operatingsystem", "kernelversion", "architecture", "storagedriver", "engineversion")
+ENGINE_FACTS = {
+    "operatingsystem": "os",
+    "kernelversion": "kernel",
+    "architecture": "arch",
+    "storagedriver": "storage_driver",
+    "engineversion": "engine_version",
+}
+"""Keys of constraints to the fields of `HostFacts` they mean."""
 _HOST_KEYS = ("host", "node")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386"}
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd")
@@ -61,6 +68,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     cluster: Cluster
     views: HostViews
     wanted: Wanted
+    family: str
     pins: tuple[Pin, ...] = ()
     pulls: tuple[Pull, ...] = ()
     image_hosts: frozenset[str] = frozenset()
@@ -80,6 +88,7 @@ def question(cluster: Cluster, views: HostViews, wanted: Wanted, image_hosts: fr
         cluster=cluster,
         views=views,
         wanted=wanted,
+        family=wanted.family,
         pins=tuple(_pins(cluster, wanted)),
         pulls=tuple(_pull(cluster, wanted, expression, image_hosts) for expression in wanted.spec.affinities),
         image_hosts=image_hosts,
@@ -101,15 +110,14 @@ def fact(view: HostView, key: str) -> str | None:
     its engine, and the engine's facts; None if it has no such thing."""
     if key in _HOST_KEYS:
         return view.name
-    own = view.host.labels.get(key)
+    own = view.labels.get(key)
     if own is not None or view.facts is None:
         return own
-    return view.facts.engine_labels.get(key, _engine_facts(view.facts).get(key.lower()))
-
-
-def _engine_facts(facts: r.HostFacts) -> dict[str, str]:
-    values = (facts.os, facts.kernel, facts.arch, facts.storage_driver, facts.engine_version)
-    return dict(zip(FACT_KEYS, values, strict=True))
+    engine_label = view.facts.engine_labels.get(key)
+    if engine_label is not None:
+        return engine_label
+    field = ENGINE_FACTS.get(key.lower())
+    return str(getattr(view.facts, field)) if field else None
 
 
 def _member(view: HostView, asked: Question) -> str | None:
@@ -131,7 +139,7 @@ def _breaks(view: HostView, expression: Expression) -> str:
     asks = f"constraint {'asks' if expression.equal else 'excludes'} {expression.value}"
     if expression.key in _HOST_KEYS:
         return f"is not the host asked for: {asks}" if expression.equal else f"is ruled out: {asks}"
-    what = expression.key if expression.key.lower() in FACT_KEYS else f"label {expression.key}"
+    what = expression.key if expression.key.lower() in ENGINE_FACTS else f"label {expression.key}"
     value = fact(view, expression.key)
     return f"{what} is {'not set' if value is None else value}, {asks}"
 
@@ -170,7 +178,7 @@ def _pins(cluster: Cluster, wanted: Wanted) -> Iterable[Pin]:
     for use in wanted.spec.volumes:
         volume = cluster.volumes.get(use.name)
         if volume is not None and volume.host:
-            yield Pin(volume.host, f"volume {use.name} data is on {volume.host}")
+            yield Pin(volume.host, f"volume {use.name} is on {volume.host}")
 
 
 def _pin_to(cluster: Cluster, near: Near) -> Pin:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import blake2b
+from heapq import nsmallest
 
 import msgspec
 
@@ -23,6 +24,7 @@ from drover.decide.views import HostView
 
 Measure = Callable[[HostView, Question], int]
 """Smaller is better."""
+Says = Callable[[HostView, Question], str]
 
 
 class Criterion(msgspec.Struct, frozen=True):
@@ -30,43 +32,56 @@ class Criterion(msgspec.Struct, frozen=True):
 
     name: str
     measure: Measure
-    says: Callable[[HostView, Question], str]
+    says: Says
 
 
-def best(fits: list[HostView], asked: Question) -> HostView:
-    """The best of the hosts that fit; `fits` is not empty, and its order does not matter."""
-    for criterion in CRITERIA:
-        measures = [criterion.measure(view, asked) for view in fits]
-        least = min(measures)
-        fits = [view for view, measure in zip(fits, measures, strict=True) if measure == least]
-        if len(fits) == 1:
-            break
-    return min(fits, key=lambda view: view.name)
+class Scored(msgspec.Struct, frozen=True):
+    """A host that fits and its measures, in the order of `CRITERIA`: the smaller is better, the first counts most."""
+
+    view: HostView
+    measures: tuple[int, ...]
 
 
-def deciding(winner: HostView, other: HostView, asked: Question) -> Criterion:
-    """The first criterion by which `winner` is better than `other`."""
-    better = (c for c in CRITERIA if c.measure(winner, asked) < c.measure(other, asked))
-    return next(better, TIE)
+def score(view: HostView, asked: Question) -> Scored:
+    return Scored(view, tuple(criterion.measure(view, asked) for criterion in CRITERIA))
 
 
-def rejected(winner: HostView, other: HostView, asked: Question) -> str:
+def first_two(scored: list[Scored], asked: Question) -> list[Scored]:
+    """The best host and its nearest rival (one host alone has none); the order of `scored` does not matter."""
+    least = min(one.measures for one in scored)
+    equals = [one for one in scored if one.measures == least]
+    if len(equals) == 1 and len(scored) > 1:
+        return equals + first_two([one for one in scored if one is not equals[0]], asked)[:1]
+    return nsmallest(2, equals, key=lambda one: _draw(asked.wanted.id, one.view.name))
+
+
+def rejected(winner: Scored, other: Scored, asked: Question) -> str:
     """Why `other` fits and was not taken, as what follows its name."""
-    criterion = deciding(winner, other, asked)
-    if criterion is TIE:
-        return f"fits as well as {winner.name}; a hash of the container's id decided"
-    return f"fits, but {criterion.says(other, asked)}; {winner.name} {criterion.says(winner, asked)}"
+    says = _deciding(winner, other)
+    if says is None:
+        return f"fits as well as {winner.view.name}; a hash of the container's id decided"
+    return f"fits, but {says(other.view, asked)}; {winner.view.name} {says(winner.view, asked)}"
 
 
-def chosen(winner: HostView, others: list[HostView], asked: Question) -> str:
-    """Why `winner` was taken, by what told it from the best of the others that fit; a whole sentence."""
-    if not others:
-        return f"{winner.name} is the only host that can take it"
-    rival = best(others, asked)
-    criterion = deciding(winner, rival, asked)
-    if criterion is TIE:
-        return f"{winner.name} is as good as {rival.name}; a hash of the container's id decided"
-    return f"{winner.name} {criterion.says(winner, asked)}; the next best, {rival.name}, {criterion.says(rival, asked)}"
+def chosen(winner: Scored, rival: Scored | None, asked: Question) -> str:
+    """Why `winner` was taken, by what told it from its nearest rival; a whole sentence."""
+    name = winner.view.name
+    if rival is None:
+        return f"{name} is the only host that can take it"
+    says = _deciding(winner, rival)
+    if says is None:
+        return f"{name} is as good as {rival.view.name}; a hash of the container's id decided"
+    return f"{name} {says(winner.view, asked)}; the next best, {rival.view.name}, {says(rival.view, asked)}"
+
+
+def _deciding(winner: Scored, other: Scored) -> Says | None:
+    """What the first criterion says by which `winner` is better than `other`; None if they are equals."""
+    rows = zip(CRITERIA, winner.measures, other.measures, strict=True)
+    return next((criterion.says for criterion, mine, its in rows if mine < its), None)
+
+
+def _draw(container: str, host: str) -> tuple[bytes, str]:
+    return blake2b(f"{container} {host}".encode(), digest_size=8).digest(), host
 
 
 def _replace(view: HostView, asked: Question) -> int:
@@ -90,11 +105,11 @@ def _says_unmet(view: HostView, asked: Question) -> str:
 
 
 def _family(view: HostView, asked: Question) -> int:
-    return view.families.get(asked.wanted.family, 0)
+    return view.families.get(asked.family, 0)
 
 
 def _says_family(view: HostView, asked: Question) -> str:
-    return f"runs {count(_family(view, asked), 'container')} of {asked.wanted.family}"
+    return f"runs {count(_family(view, asked), 'container')} of {asked.family}"
 
 
 def _containers(view: HostView, asked: Question) -> int:
@@ -121,16 +136,6 @@ def _says_memory(view: HostView, asked: Question) -> str:
     return f"has {size(view.free_memory_bytes)} of memory free"
 
 
-def _tie(view: HostView, asked: Question) -> int:
-    digest = blake2b(f"{asked.wanted.id} {view.name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest)
-
-
-def _says_tie(view: HostView, asked: Question) -> str:
-    return "is as good"
-
-
-TIE = Criterion("tie", _tie, _says_tie)
 CRITERIA: tuple[Criterion, ...] = (
     Criterion("replace", _replace, _says_replace),
     Criterion("wish", _unmet, _says_unmet),
@@ -138,5 +143,4 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion("containers", _containers, _says_containers),
     Criterion("image", _image, _says_image),
     Criterion("memory", _memory, _says_memory),
-    TIE,
 )

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from drover.decide.fit import Question, question, refusal
-from drover.decide.rank import best, chosen, rejected
+from drover.decide.fit import question, refusal
+from drover.decide.rank import chosen, first_two, rejected, score
 from drover.decide.sentences import listed
-from drover.decide.views import HostView, HostViews
+from drover.decide.views import HostViews
 from drover.decide.wanted import Wanted
 from drover.errors import NoPlacement
 from drover.model.cluster import Cluster
@@ -46,17 +46,13 @@ def place(
     place of adding up `cluster`'s. Raises `NoPlacement` with one reason per host."""
     asked = question(cluster, views or HostViews.of(cluster), wanted, image_hosts)
     refusals = {name: refusal(view, asked) for name, view in asked.views.hosts.items()}
-    fits = [asked.views.hosts[name] for name, why in refusals.items() if why is None]
+    fits = {name: score(asked.views.hosts[name], asked) for name, why in refusals.items() if why is None}
     if not fits:
         raise _nowhere(wanted, {name: why for name, why in refusals.items() if why is not None})
-    winner = best(fits, asked)
-    others = [view for view in fits if view is not winner]
-    return Chosen(winner.name, chosen(winner, others, asked), _reasons(winner, refusals, asked))
-
-
-def _reasons(winner: HostView, refusals: Mapping[str, str | None], asked: Question) -> dict[str, str]:
-    names = [name for name in sorted(refusals) if name != winner.name][:REASONED_HOSTS]
-    return {name: refusals[name] or rejected(winner, asked.views.hosts[name], asked) for name in names}
+    winner, *rival = first_two(list(fits.values()), asked)
+    names = [name for name in sorted(refusals) if name != winner.view.name][:REASONED_HOSTS]
+    reasons = {name: refusals[name] or rejected(winner, fits[name], asked) for name in names}
+    return Chosen(winner.view.name, chosen(winner, rival[0] if rival else None, asked), reasons)
 
 
 def _nowhere(wanted: Wanted, reasons: Mapping[str, str]) -> NoPlacement:

@@ -30,7 +30,8 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     """One host as placing sees it. `containers`, `memory_bytes`, `nano_cpus`, `families` and `ports` add up the
     containers that hold resources; `ports` says which container has a port."""
 
-    host: r.Host
+    name: str
+    labels: Mapping[str, str]
     health: Health
     facts: r.HostFacts | None = None
     containers: int = 0
@@ -38,10 +39,6 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     nano_cpus: int = 0
     families: Mapping[str, int] = {}
     ports: Mapping[PortKey, str] = {}
-
-    @property
-    def name(self) -> str:
-        return self.host.name
 
     @property
     def free_memory_bytes(self) -> int:
@@ -112,10 +109,6 @@ class HostViews(msgspec.Struct, frozen=True):
         shared = {port: holder for port, holder in self.shared_ports.items() if holder != container}
         return HostViews({**self.hosts, host: view}, shared, self.slots)
 
-    def port_holder(self, host: str, port: PortKey) -> str | None:
-        """The id of the container that has the port on that host."""
-        return self.hosts[host].ports.get(port) or self.shared_ports.get(port)
-
 
 def holds_resources(cluster: Cluster, container: r.Container) -> bool:
     """Whether it counts: false once its engine, having carried out the last order, shows it exited or dead."""
@@ -141,9 +134,9 @@ def _placed(cluster: Cluster) -> Iterable[tuple[str, r.Container, Spec]]:
 
 
 def _empty_view(cluster: Cluster, host: r.Host, ports: Mapping[PortKey, str]) -> HostView:
-    return HostView(
-        host=host, health=host_state(cluster, host.name), facts=cluster.host_facts.get(host.name), ports=ports
-    )
+    facts = cluster.host_facts.get(host.name)
+    health = host_state(cluster, host.name)
+    return HostView(name=host.name, labels=host.labels, health=health, facts=facts, ports=ports)
 
 
 def _claims(cluster: Cluster) -> tuple[dict[str, dict[PortKey, str]], dict[PortKey, str]]:
