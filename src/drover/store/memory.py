@@ -18,9 +18,9 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from drover.errors import Invalid, NotFound, Unavailable
+from drover.errors import Unavailable
 from drover.model.cluster import Change, Cluster, delete
-from drover.store.port import AnswerLost, Batch, CommitConflict, Compacted, Lease
+from drover.store.port import AnswerLost, Batch, CommitConflict, Compacted, Lease, lease_over, refuse_twice
 
 FIRST_REVISION = 1
 
@@ -115,12 +115,12 @@ class MemoryCluster:
 
     def commit(self, changes: Sequence[Change], expect: Mapping[str, int], lease: str | None) -> int:
         """One commit, synchronously: checks first, then writes all."""
-        _refuse_twice(changes)
+        refuse_twice(changes)
         wrong = sorted(key for key, version in expect.items() if self.cluster.version(key) != version)
         if wrong:
             raise CommitConflict(wrong)
         if lease is not None and not self.leases.holds(lease):
-            raise _over(lease)
+            raise lease_over(lease)
         self._write(changes, lease)
         return self.cluster.revision
 
@@ -147,15 +147,6 @@ class MemoryCluster:
         self.bell.ring()
 
 
-def _refuse_twice(changes: Sequence[Change]) -> None:
-    if len({change.key for change in changes}) != len(changes):
-        raise Invalid("a commit names the same key twice", hint="merge the two changes of the key into one")
-
-
-def _over(lease: str) -> NotFound:
-    return NotFound(f"lease {lease} is over", hint="grant a new one and write its keys again")
-
-
 class MemoryLease:
     """A lease held by one client."""
 
@@ -169,7 +160,7 @@ class MemoryLease:
         sent = asyncio.get_running_loop().time()
         await self._store.reach()
         if not self._store.shared.leases.holds(self.id):
-            raise _over(self.id)
+            raise lease_over(self.id)
         self._store.shared.start_lease(self.id, self.ttl_s)
         return sent
 

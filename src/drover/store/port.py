@@ -23,7 +23,7 @@ from typing import Protocol
 
 import msgspec
 
-from drover.errors import Conflict, Unavailable
+from drover.errors import Conflict, Invalid, NotFound, Unavailable
 from drover.model.cluster import Change, Cluster
 
 
@@ -49,6 +49,16 @@ class Compacted(Conflict):
 
 class AnswerLost(Unavailable):
     """A commit was sent and no answer came: it may or may not have been made. Never repeated by the store."""
+
+
+def refuse_twice(changes: Sequence[Change]) -> None:
+    """Raises `Invalid` if a key occurs twice: which of the two should win?"""
+    if len({change.key for change in changes}) != len(changes):
+        raise Invalid("a commit names the same key twice", hint="merge the two changes of the key into one")
+
+
+def lease_over(lease: str) -> NotFound:
+    return NotFound(f"lease {lease} is over", hint="grant a new one and write its keys again")
 
 
 class Lease(Protocol):
