@@ -1,0 +1,43 @@
+"""Calls that read or talk to one container: passed to the engine that has it, under the engine's own id.
+
+call                                                    response
+json, logs, top, changes, pause, unpause, resize,       as the engine gave it, with cluster ids where it is JSON
+attach, attach/ws, archive, export                      (streams and tunnels are never edited)
+stats, wait                                             each line with cluster ids, at once
+POST /commit?container=X                                the query names the engine's id
+"""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlencode
+
+from drover.gateway.call import Call, Outcome, Relay
+from drover.gateway.context import Context, target_of
+
+_PREFIX = "/containers/"
+
+
+def target_at_engine(ctx: Context, call: Call) -> tuple[str, str]:
+    """(host, target) of a call about the container `params["name"]`: the path with the engine's id."""
+    ref = call.params["name"]
+    host, engine_id = ctx.engine_of(ctx.container(ref))
+    rest = call.path[len(_PREFIX) + len(ref) :]
+    return host, target_of(call, _PREFIX + engine_id + rest)
+
+
+async def relay(ctx: Context, call: Call) -> Outcome:
+    host, target = target_at_engine(ctx, call)
+    return Relay(host=host, target=target, edit=ctx.ids.to_cluster)
+
+
+async def relay_lines(ctx: Context, call: Call) -> Outcome:
+    """For responses that come line by line, or whose head must come long before the body (`wait`)."""
+    host, target = target_at_engine(ctx, call)
+    return Relay(host=host, target=target, edit_lines=ctx.ids.to_cluster)
+
+
+async def commit(ctx: Context, call: Call) -> Outcome:
+    host, engine_id = ctx.engine_of(ctx.container(call.query("container")))
+    pairs = parse_qsl(call.query_string, keep_blank_values=True)
+    query = urlencode([(name, engine_id if name == "container" else value) for name, value in pairs])
+    return Relay(host=host, target=target_of(call, "/commit", query), edit=ctx.ids.to_cluster)

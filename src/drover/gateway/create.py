@@ -1,0 +1,302 @@
+"""`POST /containers/create`: from a body to records, and from the host's answer to the client's.
+
+Theory of operation.
+
+    1  read      the name and the body are checked in Docker's words; `parse_spec` says what is asked of the cluster
+    2  locate    all hosts are asked for the image; none has it: 404, which makes `docker run` pull
+    3  draft     pure, on one picture: host (`place`), name, addresses, ports and volume claims
+    4  commit    one conditional commit; a conflict goes back to 3, three times
+    5  wait      for the host's answer; longer while its progress changes (an image on its way)
+    6  answer    201 with the cluster id and the engine's warnings; or its refusal, and the records go again
+       lost      the host died before it answered: the records go, and 3 chooses another host, twice
+
+A name whose holder removes itself and has already exited is waited for, up to 3 s, before it is a conflict.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from drover.decide.addresses import choose_address
+from drover.decide.overlay import is_overlay, mac_of
+from drover.decide.removal import container_removal
+from drover.decide.resolve import resolve_network
+from drover.decide.schedule import place
+from drover.decide.views import fixed_ports
+from drover.decide.wanted import wanted_of
+from drover.errors import Conflict, DeadlineExceeded, DroverError, EngineError, Invalid
+from drover.gateway.call import Call, Outcome, Reply
+from drover.gateway.commits import Draft, commit_decided
+from drover.gateway.context import Context, decoded, json_reply, json_text, log, message_of
+from drover.gateway.imagehosts import FoundImage, locate_image
+from drover.gateway.lifecycle import NAME, bad_name, refuse_taken
+from drover.gateway.names import random_name
+from drover.gateway.orders import HostLost, raise_if_lost, watched
+from drover.model import records as r
+from drover.model.cluster import Change, Cluster, put
+from drover.model.spec import Endpoint, Spec, parse_spec
+
+CREATE_DEADLINE_S = 60.0
+NAME_FREED_S = 3.0
+OTHER_HOSTS = 2
+"""How many more hosts are tried when the chosen one is lost before it answered."""
+PREDEFINED = frozenset({"default", "bridge", "host", "none"})
+_NOT_CONFIG = frozenset({"HostConfig", "NetworkingConfig"})
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """One create call, read and checked: all that a draft needs beside the picture."""
+
+    id: str
+    name: str
+    body: str
+    spec: Spec
+    platform: str
+    image: FoundImage
+    now: float
+
+
+class Created(msgspec.Struct, rename="pascal"):
+    """The engine's answer to a create call."""
+
+    warnings: list[str] | None = None
+
+
+async def create(ctx: Context, call: Call) -> Outcome:
+    body = await json_text(call)
+    _refuse_empty(body)
+    spec = parse_spec(body)
+    image = await locate_image(ctx, spec.image)
+    cluster_id = ctx.new_id()
+    wish = Wish(
+        id=cluster_id,
+        name=_valid_name(call.query("name")) or random_name(ctx.cluster, cluster_id),
+        body=body,
+        spec=spec,
+        platform=call.query("platform"),
+        image=image,
+        now=ctx.clock(),
+    )
+    for _ in range(OTHER_HOSTS):
+        try:
+            return await _make(ctx, wish)
+        except HostLost as lost:
+            log.warning("a host was lost while it created a container; trying another", why=lost.message)
+    return await _make(ctx, wish)
+
+
+async def _make(ctx: Context, wish: Wish) -> Reply:
+    await commit_decided(ctx, lambda cluster: draft(cluster, wish), lambda: _name_freed(ctx, wish.name))
+    return await _finish(ctx, wish)
+
+
+def _refuse_empty(body: str) -> None:
+    if not decoded(body, dict[str, msgspec.Raw]).keys() - _NOT_CONFIG:
+        raise Invalid("Config cannot be empty in order to create a container")
+
+
+def _valid_name(name: str) -> str:
+    if name and not NAME.fullmatch(name):
+        raise Invalid(bad_name(name))
+    return name.removeprefix("/")
+
+
+async def _name_freed(ctx: Context, name: str) -> None:
+    """Wait for a holder that is about to remove itself; anything else is decided by the draft."""
+    if not _frees_itself(ctx.cluster, name):
+        return
+    try:
+        await ctx.mirror.until(lambda now: not _frees_itself(now, name), NAME_FREED_S, f"the name {name}")
+    except DeadlineExceeded:
+        return
+
+
+def _frees_itself(cluster: Cluster, name: str) -> bool:
+    holder = cluster.containers.get(cluster.names.get(name, r.Name(id="")).id)
+    if holder is None:
+        return False
+    facts = cluster.facts_of(holder.id)
+    over = facts is not None and facts.state in ("exited", "dead", "removing", "missing") and bool(facts.engine_id)
+    return holder.desired == "removed" or (over and parse_spec(holder.body).auto_remove)
+
+
+def draft(cluster: Cluster, wish: Wish) -> Draft:
+    """All records of a new container, on one picture. Raises what refuses it: the name, a network, an address, every
+    host (`NoPlacement`)."""
+    refuse_taken(cluster, wish.name)
+    wanted = wanted_of(cluster, wish.id, wish.name, wish.spec, wish.platform)
+    chosen = place(cluster, wanted, image_hosts=wish.image.hosts)
+    record = r.Container(
+        id=wish.id,
+        name=wish.name,
+        body=wish.body,
+        image_id=wish.image.id,
+        platform=wish.platform,
+        created_at=wish.now,
+    )
+    placement = r.Placement(
+        container=wish.id, host=chosen.host, chosen=chosen.why, reasons=dict(chosen.reasons), at=wish.now
+    )
+    made: list[Change] = [
+        put(r.key("containers", wish.id), record),
+        put(r.key("names", wish.name), r.Name(id=wish.id)),
+        put(r.key("placements", wish.id), placement),
+        *_addresses(cluster, wish),
+        *_ports(wish, chosen.host),
+        *_volumes(cluster, wish, chosen.host),
+    ]
+    return Draft(made, {change.key: cluster.version(change.key) for change in made} | _rests_on(cluster, wish))
+
+
+def _rests_on(cluster: Cluster, wish: Wish) -> dict[str, int]:
+    """Records that are not written and must not change meanwhile: the networks it joins."""
+    keys = [r.key("networks", network) for network in _joined(cluster, wish.spec)]
+    return {key: cluster.version(key) for key in keys}
+
+
+def _joined(cluster: Cluster, spec: Spec) -> dict[str, Endpoint]:
+    """The ids of the cluster networks it joins, each with what is asked there. Raises `NotFound` for a network that
+    does not exist."""
+    refs = [ref for ref in spec.network_refs if not is_predefined(cluster, ref)]
+    return {resolve_network(cluster, ref).id: spec.networks.get(ref, Endpoint()) for ref in refs}
+
+
+def is_predefined(cluster: Cluster, ref: str) -> bool:
+    """Whether a network is an engine's own: `default`, `bridge`, `host`, `none`, or such a one by its id."""
+    own = (facts.predefined_networks.values() for facts in cluster.host_facts.values())
+    return ref in PREDEFINED or any(ref in ids for ids in own)
+
+
+def _addresses(cluster: Cluster, wish: Wish) -> list[Change]:
+    joined = [(cluster.networks[network], endpoint) for network, endpoint in _joined(cluster, wish.spec).items()]
+    return [
+        address_claim(cluster, network, wish.id, endpoint.ipv4, endpoint.mac or wish.spec.mac)
+        for network, endpoint in joined
+        if is_overlay(network)
+    ]
+
+
+def address_claim(cluster: Cluster, network: r.Network, container: str, ip: str, mac: str) -> Change:
+    """The claim to an address of a network: the one asked for, else the lowest free one."""
+    ip = choose_address(cluster, network, ip or None, container)
+    claim = r.Address(network=network.id, ip=ip, container=container, mac=mac or mac_of(ip))
+    return put(r.key("addresses", network.id, ip), claim)
+
+
+def _ports(wish: Wish, host: str) -> list[Change]:
+    return [
+        put(
+            r.key("ports", host, protocol, str(port)),
+            r.Port(host=host, protocol=protocol, port=port, container=wish.id),
+        )
+        for protocol, port in dict.fromkeys(fixed_ports(wish.spec))
+    ]
+
+
+def _volumes(cluster: Cluster, wish: Wish, host: str) -> list[Change]:
+    """Claims to write its named volumes: made where absent, taken where nobody has them. Volumes of other drivers
+    than `local` are the engine's own affair."""
+    changes = []
+    for name in wish.spec.volume_names:
+        volume = cluster.volumes.get(name)
+        driver = next(use.driver for use in wish.spec.volumes if use.name == name)
+        if volume is None and driver in ("", "local"):
+            made = r.Volume(name=name, body=_volume_body(wish.body, name), host=host, created_at=wish.now)
+            changes.append(put(r.key("volumes", name), made))
+        elif volume is not None and volume.removed:
+            raise Conflict(f"volume {name} is being removed", hint="try again in a moment")
+        elif volume is not None:
+            # Written even if nothing changes: a removal at the same time must lose, or win and be seen.
+            changes.append(put(r.key("volumes", name), msgspec.structs.replace(volume, host=volume.host or host)))
+    return changes
+
+
+class _Driver(msgspec.Struct, rename="pascal"):
+    options: dict[str, str] | None = None
+
+
+class _VolumeOptions(msgspec.Struct, rename="pascal"):
+    labels: dict[str, str] | None = None
+    driver_config: _Driver | None = None
+
+
+class _Mount(msgspec.Struct, rename="pascal"):
+    source: str | None = None
+    volume_options: _VolumeOptions | None = None
+
+
+class _HostConfig(msgspec.Struct, rename="pascal"):
+    mounts: list[_Mount] | None = None
+
+
+class _Body(msgspec.Struct, rename="pascal"):
+    host_config: _HostConfig | None = None
+
+
+def _volume_body(body: str, name: str) -> str:
+    """A volume's create body, with the labels and driver options that the container's mount asks for."""
+    host_config = decoded(body, _Body).host_config or _HostConfig()
+    mount = next((one for one in host_config.mounts or () if one.source == name), _Mount())
+    options = mount.volume_options or _VolumeOptions()
+    driver = options.driver_config or _Driver()
+    asked = {"Name": name, "Driver": "local", "Labels": options.labels, "DriverOpts": driver.options}
+    return msgspec.json.encode(asked).decode()
+
+
+async def _finish(ctx: Context, wish: Wish) -> Reply:
+    """Wait for the host, and answer; what cannot be made leaves no records."""
+    try:
+        answer = await _answer(ctx, wish.id)
+    except DroverError:
+        await _undo(ctx, wish.id)
+        raise
+    if answer.status >= 400:
+        await _undo(ctx, wish.id)
+        text = answer.message or message_of(answer.body.encode())
+        raise EngineError(answer.status, ctx.ids.to_cluster(text.encode()).decode())
+    warnings = decoded(answer.body or "{}", Created).warnings or []
+    return json_reply({"Id": wish.id, "Warnings": warnings}, 201)
+
+
+async def _answer(ctx: Context, container: str) -> r.Answer:
+    """The host's answer to the create order. The deadline starts anew whenever the host reports progress."""
+    while True:
+        progress = _progress(ctx.cluster, container)
+
+        def look(cluster: Cluster, before: str = progress) -> r.Answer | str | None:
+            return _made(cluster, container) or (_progress(cluster, container) != before and "progress") or None
+
+        missing = f"host {ctx.cluster.host_of(container)} to create the container" + (progress and f" ({progress})")
+        found = await ctx.mirror.until(look, CREATE_DEADLINE_S, missing, keys=watched(ctx.cluster, container))
+        if isinstance(found, r.Answer):
+            return found
+
+
+def _progress(cluster: Cluster, container: str) -> str:
+    facts = cluster.facts_of(container)
+    return facts.progress if facts is not None else ""
+
+
+def _made(cluster: Cluster, container: str) -> r.Answer | None:
+    """The answer to order 1. Raises `Conflict` if the container was removed meanwhile, `Unavailable` if its host is
+    lost."""
+    if container not in cluster.containers:
+        raise Conflict(f"container {container[:12]} was removed while it was being created")
+    facts = cluster.facts_of(container)
+    if facts is not None and facts.answer.number == 1:
+        return facts.answer
+    if facts is not None and facts.answer.number > 1:
+        return r.Answer(number=1, status=201)
+    raise_if_lost(cluster, container, "create")
+    return None
+
+
+async def _undo(ctx: Context, container: str) -> None:
+    """Remove all records of a container that could not be made. Its named volumes stay, as one engine leaves them."""
+
+    def decide(cluster: Cluster) -> Draft:
+        if container not in cluster.containers:
+            return Draft([], {})
+        return Draft(*container_removal(cluster, container))
+
+    await commit_decided(ctx, decide)

@@ -1,0 +1,85 @@
+"""The route table: method and path to an endpoint's name and its handler. The first match wins.
+
+A template's `{name}` matches anything, slashes too (image names have them), as in the engine's own router; the parts
+after it are what tells routes apart. Endpoint names are what hooks and logs call them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+
+import msgspec
+
+from drover.gateway import containers, create, execs, lifecycle, listing, system
+from drover.gateway.call import Call, Outcome
+from drover.gateway.context import Context
+
+ContextHandler = Callable[[Context, Call], Awaitable[Outcome]]
+
+_PART = re.compile(r"\{([a-z]+)\}")
+
+
+class Route(msgspec.Struct, frozen=True):
+    method: str
+    template: str
+    endpoint: str
+    handler: ContextHandler
+
+
+_SYSTEM = (
+    Route("GET", "/_ping", "system.ping", system.ping),
+    Route("HEAD", "/_ping", "system.ping", system.ping),
+    Route("GET", "/version", "system.version", system.version),
+    Route("GET", "/info", "system.info", system.info),
+    Route("GET", "/system/df", "system.df", system.disk_usage),
+    Route("POST", "/auth", "system.auth", system.relay_front),
+)
+
+_CONTAINERS = (
+    Route("GET", "/containers/json", "container.list", listing.list_containers),
+    Route("POST", "/containers/create", "container.create", create.create),
+    Route("GET", "/containers/{name}/json", "container.inspect", containers.relay),
+    Route("GET", "/containers/{name}/top", "container.top", containers.relay),
+    Route("GET", "/containers/{name}/logs", "container.logs", containers.relay),
+    Route("GET", "/containers/{name}/changes", "container.changes", containers.relay),
+    Route("GET", "/containers/{name}/stats", "container.stats", containers.relay_lines),
+    Route("GET", "/containers/{name}/export", "container.export", containers.relay),
+    Route("GET", "/containers/{name}/attach/ws", "container.attach.ws", containers.relay),
+    Route("GET", "/containers/{name}/archive", "container.archive.get", containers.relay),
+    Route("HEAD", "/containers/{name}/archive", "container.archive.head", containers.relay),
+    Route("PUT", "/containers/{name}/archive", "container.archive.put", containers.relay),
+    Route("POST", "/containers/{name}/exec", "exec.create", execs.create),
+    Route("POST", "/containers/{name}/start", "container.start", lifecycle.start),
+    Route("POST", "/containers/{name}/stop", "container.stop", lifecycle.stop),
+    Route("POST", "/containers/{name}/restart", "container.restart", lifecycle.restart),
+    Route("POST", "/containers/{name}/kill", "container.kill", lifecycle.kill),
+    Route("POST", "/containers/{name}/pause", "container.pause", containers.relay),
+    Route("POST", "/containers/{name}/unpause", "container.unpause", containers.relay),
+    Route("POST", "/containers/{name}/wait", "container.wait", containers.relay_lines),
+    Route("POST", "/containers/{name}/resize", "container.resize", containers.relay),
+    Route("POST", "/containers/{name}/attach", "container.attach", containers.relay),
+    Route("POST", "/containers/{name}/rename", "container.rename", lifecycle.rename),
+    Route("POST", "/containers/{name}/update", "container.update", lifecycle.update),
+    Route("DELETE", "/containers/{name}", "container.remove", lifecycle.remove),
+    Route("POST", "/exec/{id}/start", "exec.start", execs.start),
+    Route("POST", "/exec/{id}/resize", "exec.resize", execs.relay),
+    Route("GET", "/exec/{id}/json", "exec.inspect", execs.relay),
+    Route("POST", "/commit", "container.commit", containers.commit),
+)
+
+ROUTES = (*_SYSTEM, *_CONTAINERS)
+
+
+@lru_cache(maxsize=512)
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(_PART.sub(r"(?P<\1>.+)", template))
+
+
+def find_route(method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+    """The first route for a method and a decoded path without version, and the path's named parts."""
+    for route in ROUTES:
+        if route.method == method and (match := _pattern(route.template).fullmatch(path)):
+            return route, match.groupdict()
+    return None
