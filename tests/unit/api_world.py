@@ -88,7 +88,7 @@ class World:
     def wish(self, parsed: token.Parsed, name: str = "h2", **changed: Any) -> JoinRequest:
         """A join request of a host with a key of its own."""
         csr = certificates.request(certificates.host_key(self.directory / name / "tls"), name).decode()
-        told = {"address": f"192.0.2.{name[1:]}", "now": self.now, "csr": csr} | changed
+        told: dict[str, Any] = {"address": f"192.0.2.{name[1:]}", "now": self.now, "csr": csr} | changed
         return JoinRequest(token_id=parsed.id, secret=parsed.secret, name=name, **told)
 
     def machine(self, name: str) -> Machine:

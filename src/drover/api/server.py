@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -17,9 +18,12 @@ from drover.trust.local import bind_unix
 class ApiServer:
     """One app on both doors. `reload_tls` after a renewal of the host's certificate."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, routes: Sequence[web.RouteDef] = ()) -> None:
+        """`routes`: what other parts of the daemon offer, behind the same doors."""
         self.context = context
-        self._runner = web.AppRunner(build_api(context), access_log=None, shutdown_timeout=2.0)
+        app = build_api(context)
+        app.add_routes(routes)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         self._tls: ssl.SSLContext | None = None
 
     async def start(self, socket_path: Path, group: str, address: str, port: int) -> None:

@@ -25,6 +25,7 @@ from drover.daemon.config import DEFAULT_STATE_DIR, HostConfig, bootstrap_path, 
 from drover.errors import Conflict, Unavailable
 
 DEADLINE_S = 60.0
+MOUNTS = Path("/proc/self/mounts")
 
 
 @click.command()
@@ -101,7 +102,7 @@ def remove_files(config: HostConfig, purge: bool) -> None:
 
 def _check_mounts(directory: Path) -> None:
     """What is mounted there may be somebody else's data (a shared volume): it is not Drover's to delete."""
-    lines = Path("/proc/self/mounts").read_text().splitlines()
+    lines = MOUNTS.read_text().splitlines()
     below = [where for where in (line.split()[1] for line in lines) if where.startswith(f"{directory}/")]
     if below:
         raise Conflict(

@@ -77,7 +77,9 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"see `{context.command_path} --help`" if context else ""
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "drover", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "-H",
     "--host",
