@@ -7,7 +7,7 @@ lab.destroy()
 """
 
 from drover.lab.host import LabHost
-from drover.lab.lab import Lab
+from drover.lab.lab import HostStatus, Lab
 from drover.lab.topology import DEFAULT_BASE, DEFAULT_NAME, HostSpec, Topology
 
-__all__ = ["DEFAULT_BASE", "DEFAULT_NAME", "HostSpec", "Lab", "LabHost", "Topology"]
+__all__ = ["DEFAULT_BASE", "DEFAULT_NAME", "HostSpec", "HostStatus", "Lab", "LabHost", "Topology"]

@@ -22,6 +22,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from drover.errors import Conflict, NotFound
 from drover.lab import cluster, engine, net, tools
@@ -30,6 +33,7 @@ from drover.lab.processes import Cgroup
 from drover.lab.topology import CGROUP_ROOT, DEFAULT_BASE, DEFAULT_NAME, Topology, check_name, decode, encode, plan
 
 Say = Callable[[str], None]
+Power = Literal["on", "off", "frozen"]
 _NO_DNS = "# Nothing listens here, so look-ups fail at once.\nnameserver 127.0.0.1\n"
 
 
@@ -71,6 +75,18 @@ def _reserve(name: str, hosts: int, base: Path, with_cluster: bool) -> Topology:
         lab.directory.mkdir()
         lab.file.write_bytes(encode(lab))
     return lab
+
+
+class HostStatus(msgspec.Struct, frozen=True):
+    """What a host shows. `cut_from`: hosts it cannot reach though its link is up; `engine`: version, if it answers."""
+
+    name: str
+    address: str
+    power: Power
+    link: Literal["up", "cut"]
+    cut_from: list[str]
+    engine: str | None
+    gateway: bool
 
 
 class Lab:
@@ -117,8 +133,7 @@ class Lab:
     def host(self, name: str) -> LabHost:
         return LabHost(self.topology, self.topology.host(name))
 
-    def status(self) -> list[dict[str, object]]:
-        """One row per host: name, address, power (on, off, frozen), link (up, cut), cut_from, engine (version), gateway."""
+    def status(self) -> list[HostStatus]:
         pairs = net.cut_pairs(self.topology) if net.exists(self.topology.switch) else set()
         return [_status(host, pairs) for host in self.hosts]
 
@@ -160,17 +175,17 @@ def _boot(host: LabHost, say: Say) -> None:
     say(f"{host.name} ({host.address}) is up: its engine answers")
 
 
-def _status(host: LabHost, pairs: set[tuple[str, str]]) -> dict[str, object]:
-    power = ("frozen" if host.is_frozen else "on") if host.is_on else "off"
-    return {
-        "name": host.name,
-        "address": host.address,
-        "power": power,
-        "link": "up" if host.is_linked else "cut",
-        "cut_from": sorted(other for one, other in pairs if one == host.name),
-        "engine": engine.version(host.docker_socket) if power == "on" else None,
-        "gateway": power == "on" and engine.answers(host.gateway_socket),
-    }
+def _status(host: LabHost, pairs: set[tuple[str, str]]) -> HostStatus:
+    power: Power = ("frozen" if host.is_frozen else "on") if host.is_on else "off"
+    return HostStatus(
+        name=host.name,
+        address=host.address,
+        power=power,
+        link="up" if host.is_linked else "cut",
+        cut_from=sorted(other for one, other in pairs if one == host.name),
+        engine=engine.version(host.docker_socket) if power == "on" else None,
+        gateway=power == "on" and engine.answers(host.gateway_socket),
+    )
 
 
 def _unmount_below(directory: Path) -> None:

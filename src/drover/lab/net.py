@@ -19,7 +19,7 @@ import json
 from pathlib import Path
 
 from drover.lab import tools
-from drover.lab.topology import HostSpec, Topology
+from drover.lab.topology import HostSpec, Topology, mac
 
 NETNS_DIRECTORY = Path("/run/netns")
 _BRIDGE = "br0"
@@ -50,7 +50,7 @@ def make_switch(lab: Topology) -> None:
     _ip(
         lab.switch,
         "link set lo up",
-        f"link add {_BRIDGE} type bridge",
+        f"link add {_BRIDGE} address {mac(lab.gateway)} type bridge",
         f"addr add {lab.gateway}/24 dev {_BRIDGE}",
         f"link set {_BRIDGE} up",
         "route add unreachable default",
@@ -67,7 +67,7 @@ def plug(lab: Topology, host: HostSpec) -> None:
     tools.run(["ip", "netns", "add", netns])
     _ip(
         lab.switch,
-        f"link add {host.name} type veth peer name eth0 netns {netns}",
+        f"link add {host.name} type veth peer name eth0 address {mac(host.address)} netns {netns}",
         f"link set {host.name} master {_BRIDGE} up",
     )
     _ip(

@@ -10,7 +10,7 @@ tree, or the unified one beside v1 hierarchies); the engine is told to put its c
     list      cgroup.procs of it and all below
 
 A container started with a cgroup parent of its own escapes the cgroup, but its processes are still children
-of a shim that is inside: `strays` finds them by parentage, and they get signals instead. (Its own cgroup stays, empty.)
+of a shim that is inside: `strays` finds them by parentage, and they get signals instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from drover.errors import DeadlineExceeded, MissingTool
@@ -128,10 +128,12 @@ class Cgroup:
             return
         (self.path / "cgroup.freeze").write_text("1")
         strays = self.strays()
+        elsewhere = self._directories_of(strays)
         (self.path / "cgroup.kill").write_text("1")
         _signal(strays, signal.SIGKILL)
-        self._thaw_v1()
-        wait_until(lambda: not self.pids(), f"the end of all processes of {self.name}")
+        _thaw_v1([*self._v1_freezers("**"), *(directory / "freezer.state" for directory in elsewhere)])
+        wait_until(lambda: not (self.pids() or any(map(lives, strays))), f"the end of all processes of {self.name}")
+        _remove_if_empty(elsewhere)
         (self.path / "cgroup.freeze").write_text("0")
 
     def remove(self) -> None:
@@ -141,9 +143,7 @@ class Cgroup:
 
     def remove_if_empty(self) -> None:
         """Remove the cgroup itself from every hierarchy in which nothing is below it."""
-        for root in (self.path, *self._others):
-            with contextlib.suppress(OSError):
-                root.rmdir()
+        _remove_if_empty((self.path, *self._others))
 
     def _moving(self) -> list[Path]:
         """The cgroups below with a process that is neither frozen nor paused."""
@@ -158,10 +158,12 @@ class Cgroup:
     def _v1_freezers(self, child: str) -> Iterator[Path]:
         return (file for root in self._others for file in root.glob(f"{child}/freezer.state"))
 
-    def _thaw_v1(self) -> None:
-        for file in self._v1_freezers("**"):
-            with contextlib.suppress(OSError):
-                file.write_text("THAWED")
+    def _directories_of(self, pids: set[int]) -> list[Path]:
+        """The cgroups that processes are in, each followed by its parent, which an engine makes if it has to."""
+        roots = here()
+        names = {line.rpartition(":")[2] for pid in pids for line in _cgroup_lines(pid)}
+        leaves = [root / name.lstrip("/") for root in (roots[0], *roots[1]) for name in names]
+        return [directory for leaf in leaves for directory in (leaf, leaf.parent)]
 
     def _signal_strays(self, number: signal.Signals) -> None:
         _signal(self.strays(), number)
@@ -171,6 +173,35 @@ def _signal(pids: set[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that is dead but not yet collected by its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _thaw_v1(files: Iterable[Path]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.write_text("THAWED")
+
+
+def _cgroup_lines(pid: int) -> list[str]:
+    """A process's place in each hierarchy, as `9:name=systemd:/path`; none if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _remove_if_empty(directories: Iterable[Path]) -> None:
+    """Remove cgroups that hold neither processes nor other cgroups; the kernel refuses the others."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def _event(cgroup: Path, name: str) -> bool:

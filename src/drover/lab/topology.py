@@ -100,6 +100,11 @@ def subnet(slot: int) -> str:
     return f"198.18.{slot}"
 
 
+def mac(address: str) -> str:
+    """The link address of whoever has this IPv4 address: a machine keeps its own when it boots again."""
+    return ":".join(["02", "00", *(f"{int(octet):02x}" for octet in address.split("."))])
+
+
 def free_slot(used: Collection[int]) -> int:
     """The lowest slot that no other lab has."""
     for slot in range(MAX_SLOTS):
