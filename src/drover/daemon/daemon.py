@@ -20,7 +20,8 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 import uvloop
@@ -32,7 +33,7 @@ from drover.agent.session import Session
 from drover.api.context import Context
 from drover.api.server import ApiServer
 from drover.daemon.config import HostConfig, commit_bootstrap
-from drover.daemon.images import PeerImages, add_image_routes
+from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
@@ -86,7 +87,7 @@ class Daemon:
         )
         self.server = GatewayServer(self.gateway.handle, self.links)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls)
-        self.api = ApiServer(self._api_context())
+        self.api = ApiServer(self._api_context(), image_routes(config.name, self.engine))
 
     def _links(self, client_tls: ssl.SSLContext) -> EngineLinks:
         return EngineLinks(
@@ -143,7 +144,7 @@ class Daemon:
         if await commit_bootstrap(self.store, self.config):
             await self.member.founded(self.store)
 
-    def _works(self) -> list[Callable[[], Awaitable[None]]]:
+    def _works(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         return [
             self.session.run,
             self.agent.run,
@@ -156,7 +157,6 @@ class Daemon:
     async def _open_doors(self) -> None:
         config = self.config
         await self.tunnel.start(config.address, config.tunnel_port)
-        add_image_routes(self.api, self.engine)
         await self.api.start(config.api_socket, config.socket_group, config.address, config.api_port)
         await self.server.listen_unix(config.docker_socket, gid=_group_id(config.socket_group))
 
