@@ -14,7 +14,7 @@ pooled connection that an engine's restart has silently closed. Paths carry no v
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
@@ -82,7 +82,7 @@ class EngineApi:
         text = json.dumps(body) if body is not None else ""
         return _accepted(*await self.ask(method, path, urlencode(query or {}), text, deadline_s))
 
-    async def pieces(self, path: str, query: str) -> AsyncIterator[bytes]:
+    async def pieces(self, path: str, query: str) -> AsyncGenerator[bytes, None]:
         """The body of a GET as it comes; the engine is held back while the caller does not take the next piece."""
         async with self._response("GET", path, query) as response:
             if response.status >= 400:
@@ -90,7 +90,7 @@ class EngineApi:
             async for piece in response.content.iter_chunked(PIECE_BYTES):
                 yield piece
 
-    async def lines(self, path: str, query: str) -> AsyncIterator[bytes]:
+    async def lines(self, path: str, query: str) -> AsyncGenerator[bytes, None]:
         """The lines of a GET's body, as they come."""
         async with self._response("GET", path, query) as response:
             if response.status >= 400:

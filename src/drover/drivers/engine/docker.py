@@ -23,7 +23,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlencode
 
@@ -138,7 +139,7 @@ class DockerEngine:
         repo, tag = split_ref(ref)
         await self._api.change("POST", f"/images/{_part(image)}/tag", {"repo": repo, "tag": tag})
 
-    def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+    def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes, None]:
         return self._api.pieces("/images/get", urlencode([("names", ref) for ref in refs]))
 
     async def load(self, archive: AsyncIterator[bytes]) -> str:
@@ -146,15 +147,16 @@ class DockerEngine:
 
     # -- events ----------------------------------------------------------------------------------------------------
 
-    def events(self) -> AsyncIterator[SeenEvent]:
+    def events(self) -> AsyncGenerator[SeenEvent, None]:
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         query = {"since": f"{seconds}.{nanoseconds:09d}", "filters": json.dumps({"type": EVENT_KINDS})}
         return self._events(urlencode(query))
 
-    async def _events(self, query: str) -> AsyncIterator[SeenEvent]:
-        async for line in self._api.lines("/events", query):
-            if line.strip():
-                yield read.seen_event(line)
+    async def _events(self, query: str) -> AsyncGenerator[SeenEvent, None]:
+        async with aclosing(self._api.lines("/events", query)) as lines:
+            async for line in lines:
+                if line.strip():
+                    yield read.seen_event(line)
         raise Unavailable(
             f"the Docker engine at {self._api.socket_path} closed its event stream",
             hint="it is stopping or restarting; Drover connects again by itself",

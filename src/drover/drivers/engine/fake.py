@@ -21,7 +21,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -445,7 +445,7 @@ class FakeEngine:
         self.images.add(self._image(image), ref)
         self._emit("image", "tag", self._image(image).id, {"name": ref})
 
-    async def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+    async def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes, None]:
         await self._enter("save")
         for ref in refs:
             if self.images.find(ref) is None:
@@ -464,7 +464,7 @@ class FakeEngine:
 
     # -- events ----------------------------------------------------------------------------------------------------
 
-    def events(self) -> AsyncIterator[SeenEvent]:
+    def events(self) -> AsyncGenerator[SeenEvent, None]:
         listener: asyncio.Queue[SeenEvent | None] = asyncio.Queue()
         if self._down:
             listener.put_nowait(END)
@@ -472,7 +472,7 @@ class FakeEngine:
             self._listeners.append(listener)
         return self._events(listener)
 
-    async def _events(self, listener: asyncio.Queue[SeenEvent | None]) -> AsyncIterator[SeenEvent]:
+    async def _events(self, listener: asyncio.Queue[SeenEvent | None]) -> AsyncGenerator[SeenEvent, None]:
         while (event := await listener.get()) is not END:
             yield event
         raise Unavailable("the Docker engine closed its event stream", hint="it is stopping or restarting")

@@ -9,7 +9,7 @@ Every method raises `EngineError` with the engine's own status and message when 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -120,15 +120,15 @@ class Engine(Protocol):
 
     async def tag(self, image: str, ref: str) -> None: ...
 
-    def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
-        """`docker save` as a stream of pieces."""
+    def save(self, refs: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """`docker save` as a stream of pieces; `aclose` hangs up."""
         ...
 
     async def load(self, archive: AsyncIterator[bytes]) -> str:
         """`docker load`; the engine's progress text. An error of `archive` passes through; nothing is loaded then."""
         ...
 
-    def events(self) -> AsyncIterator[SeenEvent]:
+    def events(self) -> AsyncGenerator[SeenEvent, None]:
         """Events from this call on (not from the first `await`), until the stream ends: then raises `Unavailable`.
 
         So whoever calls `events`, then lists, then iterates, misses nothing.
