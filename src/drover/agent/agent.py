@@ -30,6 +30,7 @@ from drover.model import records as r
 from drover.model.spec import parse_spec
 from drover.store.mirror import Mirror
 from drover.store.port import Batch, Store
+from drover.store.waking import woken
 
 log = structlog.get_logger()
 
@@ -156,11 +157,7 @@ class Agent:
         while True:
             again_at = self._pass() if self._mirror.healthy else 0.0
             delay = max(0.0, again_at - self._now()) if again_at else None
-            try:
-                await asyncio.wait_for(self._wake.wait(), delay)
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await woken(self._wake, delay)
 
     def _pass(self) -> float:
         plan = converge(self._mirror.cluster, self._host, self.view.seen(), self._now())

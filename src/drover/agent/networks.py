@@ -18,6 +18,7 @@ from drover.errors import DroverError
 from drover.model.cluster import Cluster
 from drover.store.mirror import Mirror
 from drover.store.port import Batch
+from drover.store.waking import woken
 
 log = structlog.get_logger()
 
@@ -71,11 +72,7 @@ class NetworkKeeper:
                 delay = VERIFY_S
             except DroverError as error:
                 log.warning("a network could not be brought up to date", error=error.message)
-            try:
-                await asyncio.wait_for(self._wake.wait(), delay)
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await woken(self._wake, delay)
 
     def _on_batch(self, batch: Batch) -> None:
         if any(change.key.split("/", 1)[0] in FOLLOWED for change in batch.changes):

@@ -18,6 +18,7 @@ from drover.model import records as r
 from drover.model.cluster import put
 from drover.store.mirror import Mirror
 from drover.store.port import Batch, CommitConflict, Store
+from drover.store.waking import woken
 
 log = structlog.get_logger("drover.daemon.leader")
 
@@ -49,11 +50,7 @@ class Leadership:
             await self._session.held.wait()
             if self._mirror.healthy:
                 await self._round()
-            try:
-                await asyncio.wait_for(self._wake.wait(), ROUND_S)
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await woken(self._wake, ROUND_S)
 
     def _on_batch(self, batch: Batch) -> None:
         if any(change.key.split("/", 1)[0] in FOLLOWED for change in batch.changes):
