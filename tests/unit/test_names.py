@@ -36,9 +36,13 @@ def test_a_container_answers_to_name_alias_and_short_id() -> None:
     assert names(cluster, APP.id) == dict.fromkeys(("web.app", "web", "www", "www.app", "web000000000"), ("10.44.0.2",))
 
 
-def test_the_first_name_of_an_address_is_the_containers_with_the_network() -> None:
-    cluster = cluster_of(container("web", {APP.id: "10.44.0.2"}, aliases=("www",)))
-    assert next(iter(names(cluster, APP.id))) == "web.app"
+def test_the_first_name_of_each_address_is_the_containers_with_the_network() -> None:
+    made = [container(f"web{n}", {APP.id: f"10.44.0.{n}"}, aliases=("web", "web.app")) for n in (1, 2, 3)]
+    table = names(cluster_of(*made), APP.id)
+    first = {
+        ip: next(name for name, ips in table.items() if ip in ips) for ip in ("10.44.0.1", "10.44.0.2", "10.44.0.3")
+    }
+    assert first == {"10.44.0.1": "web1.app", "10.44.0.2": "web2.app", "10.44.0.3": "web3.app"}
 
 
 def test_a_shared_alias_has_all_addresses_in_order() -> None:

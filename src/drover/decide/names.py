@@ -37,17 +37,17 @@ _decode = msgspec.json.Decoder(_EndpointSettings | None).decode
 def names(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
     """Name to addresses (in address order) on one network; empty if there is no such network.
 
-    A container's `name.network` comes before all its other names: a reverse look-up gives the first of an address.
+    The `name.network` of all containers come before all other names: a reverse look-up gives the first of an address.
     """
     network = cluster.networks.get(network_id)
     if network is None:
         return {}
-    found: dict[str, list[str]] = {}
-    for claim, container in _answering(cluster, network_id):
-        for name in _names_of(container, network):
-            addresses = found.setdefault(name.lower(), [])
-            if claim.ip not in addresses:
-                addresses.append(claim.ip)
+    found: dict[str, set[str]] = {}
+    answering = list(_answering(cluster, network_id))
+    for names_of in (_own_name, _other_names):
+        for claim, container in answering:
+            for name in names_of(container, network):
+                found.setdefault(name.lower(), set()).add(claim.ip)
     return {name: tuple(sorted(addresses, key=_in_order)) for name, addresses in found.items()}
 
 
@@ -73,8 +73,11 @@ def _answering(cluster: Cluster, network_id: str) -> Iterator[tuple[Address, Con
             yield claim, container
 
 
-def _names_of(container: Container, network: Network) -> Iterator[str]:
+def _own_name(container: Container, network: Network) -> Iterator[str]:
     yield f"{container.name}.{network.name}"
+
+
+def _other_names(container: Container, network: Network) -> Iterator[str]:
     yield container.name
     for alias in _aliases(container, network):
         yield alias
