@@ -1,0 +1,141 @@
+"""What an engine's answers mean, and how long it may take over them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from drover.drivers.engine.api import EngineApi, message_of
+from drover.drivers.engine.docker import DockerEngine, order_deadline_s, split_ref
+from drover.drivers.engine.port import SeenEvent
+from drover.drivers.engine.read import layer_sizes, load_report, seen_container, seen_event
+from drover.errors import EngineError, Unavailable
+
+
+def test_a_container_with_everything_missing_that_may_be() -> None:
+    detail = {
+        "Id": "e1",
+        "Name": "/web",
+        "Config": {"Labels": None},
+        "State": {"Status": "dead", "StartedAt": "0001-01-01T00:00:00Z"},
+        "NetworkSettings": {"Networks": None},
+    }
+    seen = seen_container(detail)
+    assert (seen.id, seen.engine_id, seen.name, seen.state) == ("", "e1", "web", "dead")
+    assert (seen.epoch, seen.started_at, dict(seen.networks)) == (0, "", {})
+
+
+@pytest.mark.parametrize(("label", "epoch"), [("7", 7), ("", 0), ("x", 0), ("-1", 0), ("²", 0)])
+def test_epochs_are_numbers(label: str, epoch: int) -> None:
+    detail = {
+        "Id": "e1",
+        "Name": "/web",
+        "Config": {"Labels": {"drover.id": "c1", "drover.epoch": label}},
+        "State": {"Status": "running", "Health": {"Status": "healthy"}},
+        "NetworkSettings": {"Networks": {"back": {"NetworkID": "n1"}}},
+        "Image": "sha256:1",
+    }
+    seen = seen_container(detail)
+    assert (seen.id, seen.epoch, seen.health, seen.image) == ("c1", epoch, "healthy", "sha256:1")
+    assert seen.networks == {"back": "n1"}
+
+
+def test_an_event() -> None:
+    line = b'{"Type":"volume","Action":"create","Actor":{"ID":"v","Attributes":null},"timeNano":5}\n'
+    assert seen_event(line) == SeenEvent(kind="volume", action="create", actor="v", time_ns=5)
+
+
+def test_what_load_said() -> None:
+    assert load_report('{"stream":"Loaded image: a:1\\n"}\r\n{"status":"x"}\r\n') == "Loaded image: a:1\n"
+    with pytest.raises(EngineError, match="no space") as refused:
+        load_report('{"stream":"x"}\n{"errorDetail":{},"error":"no space left"}\n')
+    assert refused.value.status == 500
+
+
+def test_layer_sizes_from_a_history() -> None:
+    newest_first = [{"Size": 0}, {"Size": 30}, {"Size": 0}, {"Size": 10}]
+    assert layer_sizes(2, newest_first) == [10, 30]
+    assert layer_sizes(3, newest_first) == [10, 30, 0]
+    assert layer_sizes(1, newest_first) == [10]
+
+
+@pytest.mark.parametrize(
+    ("ref", "parts"),
+    [
+        ("app", ("app", "latest")),
+        ("app:1", ("app", "1")),
+        ("localhost:5000/app", ("localhost:5000/app", "latest")),
+        ("localhost:5000/app:1", ("localhost:5000/app", "1")),
+    ],
+)
+def test_names_and_tags(ref: str, parts: tuple[str, str]) -> None:
+    assert split_ref(ref) == parts
+
+
+@pytest.mark.parametrize(
+    ("verb", "query", "deadline_s"),
+    [("stop", "t=5", 65.0), ("restart", "signal=INT&t=0", 60.0), ("stop", "", None), ("stop", "t=-1", None)],
+)
+def test_only_a_named_grace_period_bounds_a_stop(verb: str, query: str, deadline_s: float | None) -> None:
+    assert order_deadline_s(verb, query) == deadline_s
+    assert order_deadline_s("start", query) is None
+
+
+def test_messages() -> None:
+    assert message_of('{"message":"No such container: x"}\n') == "No such container: x"
+    assert message_of("page not found\n") == "page not found"
+    assert message_of("[]") == "[]"
+
+
+async def serve(socket: Path, app: web.Application) -> web.AppRunner:
+    """A stand-in for an engine at `socket`."""
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.UnixSite(runner, str(socket)).start()
+    return runner
+
+
+async def test_an_engine_that_does_not_answer(tmp_path: Path) -> None:
+    async def never(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/info", never)
+    runner = await serve(tmp_path / "sock", app)
+    api = EngineApi(str(tmp_path / "sock"))
+    with pytest.raises(Unavailable, match="did not answer GET /info in time"):
+        await api.ask("GET", "/info", deadline_s=0.05)
+    await api.close()
+    await runner.cleanup()
+
+
+async def test_an_event_stream_that_ends_or_breaks(tmp_path: Path) -> None:
+    broken = False
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        assert request.query["since"].count(".") == 1
+        response = web.StreamResponse()
+        await response.prepare(request)
+        label = "x" * 300_000
+        await response.write(b'{"Type":"image","Action":"tag","Actor":{"ID":"%s"}}\n\n' % label.encode())
+        if broken and request.transport is not None:
+            request.transport.abort()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/events", events)
+    runner = await serve(tmp_path / "sock", app)
+    engine = DockerEngine(str(tmp_path / "sock"))
+    stream = engine.events()
+    assert len((await anext(stream)).actor) == 300_000
+    with pytest.raises(Unavailable, match="closed its event stream"):
+        await anext(stream)
+    broken = True
+    with pytest.raises(Unavailable):
+        assert [event async for event in engine.events()] == []
+    await engine.close()
+    await runner.cleanup()
