@@ -23,7 +23,7 @@ import structlog
 from drover.gateway.answers import CONTINUE, LAST_CHUNK, chunk, error_reply, has_body, reply_head
 from drover.gateway.call import Call, Outcome, Relay, Reply
 from drover.gateway.intake import Intake
-from drover.gateway.pipes import BUFFER_BYTES, Flow, peer_gone
+from drover.gateway.pipes import BUFFER_BYTES, Flow, on_unix_socket, peer_gone
 from drover.gateway.relay import Relaying
 from drover.gateway.targets import read_target
 from drover.wire.bodies import request_framing
@@ -87,11 +87,8 @@ class ClientConnection(asyncio.Protocol):
     def _gone(self) -> bool:
         """Whether the client, having ended its direction, is taken not to read either: what a Unix socket knows;
         elsewhere unless something is being relayed, for which the engine decides."""
-        if self._wire is None:
-            return True
-        sock = self._wire.get_extra_info("socket")
-        if sock is not None and sock.family.name == "AF_UNIX":
-            return peer_gone(self._wire)
+        if self._wire is None or on_unix_socket(self._wire):
+            return self._wire is None or peer_gone(self._wire)
         return self._relaying is None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -165,7 +162,7 @@ class ClientConnection(asyncio.Protocol):
         except Exception as error:  # a failing handler must not take the connection's task with it unseen
             keep_alive = await self._answer_error(head, error)
         self._task = None
-        if keep_alive and not self._closing and not self.ended:
+        if keep_alive and not self._closing:
             self._next()
         else:
             self._close()
@@ -219,7 +216,7 @@ class ClientConnection(asyncio.Protocol):
         """Send the gateway's own answer; whether the connection may be kept."""
         self._server.counters.errors += reply.status >= 500
         unasked = head.expects_continue and not self.intake.complete
-        keep_alive = head.keep_alive and self.intake.discardable and not unasked and not self.ended
+        keep_alive = head.keep_alive and self.intake.discardable and not unasked
         body = has_body(head.method, reply.status)
         chunked = reply.stream is not None and head.version == "1.1"
         keep_alive = keep_alive and (chunked or reply.stream is None or not body)
@@ -249,6 +246,8 @@ class ClientConnection(asyncio.Protocol):
         follows = self.intake.take_pending()
         if follows:
             self._read_head(follows)
+        if self.ended and self._task is None:
+            self._close()
 
     # Writing and closing.
 
@@ -272,11 +271,18 @@ class ClientConnection(asyncio.Protocol):
             return
         self._closing = True
         self.intake.take_pending()
-        if self.ended or not self._wire.can_write_eof():
+        if not self._must_linger(self._wire):
             self._wire.close()
             return
         self.send_eof()
         asyncio.get_running_loop().call_later(LINGER_S, self._wire.close)
+
+    def _must_linger(self, wire: asyncio.Transport) -> bool:
+        """Whether closing at once could keep the client from its answer: while it sends a body, and over TCP, where
+        the reset overtakes the answer."""
+        if self.ended or not wire.can_write_eof():
+            return False
+        return not self.intake.complete or not on_unix_socket(wire)
 
     def _abort(self) -> None:
         self._closing = True

@@ -69,6 +69,11 @@ class Intake:
     def has_body(self) -> bool:
         return self._framing.mode is not Mode.NONE
 
+    @property
+    def pending(self) -> bool:
+        """Whether bytes have arrived that nobody has taken: of a body, the next request, or a tunnel to be."""
+        return bool(self._pending)
+
     def take_pending(self) -> bytes:
         """What has arrived of the next request."""
         pending, self._pending = self._pending, b""

@@ -7,6 +7,7 @@ sentence when the host is known to be dead; then nothing is tried. Connections a
 |---|---|
 | `down(host)` has a sentence | `Unavailable` with that sentence, at once |
 | refused, or no connection in 2 s | `Unavailable` naming the host |
+| many want a connection at once | 8 at a time are opened; when one fails, those who waited meanwhile fail too |
 | `host_lost` while waiting for an answer | `Unavailable` with the reason, at once |
 | a pooled connection closed without an answer, the request is idempotent and bodyless | again, on a fresh one |
 | the deadline of a whole `request` | `Unavailable` |
@@ -21,7 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from drover.errors import DroverError, Unavailable
 from drover.gateway.call import EngineResponse, Headers
 from drover.gateway.engine_side import EngineConnection
-from drover.gateway.pipes import FramedPipe
+from drover.gateway.pipes import FramedPipe, connect_unix
 from drover.gateway.pool import Pool
 from drover.gateway.questions import Answer, Stream, question
 
@@ -104,14 +105,24 @@ class EngineLinks:
     async def connect(self, host: str, *, fresh: bool = False) -> EngineConnection:
         """A connection to the engine of `host`, pooled if possible unless `fresh`; give it back by `release`."""
         self._refuse_if_down(host)
-        address = self._locate(host)
-        pool = self._pool(host)
-        pooled = None if fresh else pool.take(address)
+        pool, since_s = self._pool(host), asyncio.get_running_loop().time()
+        pooled = None if fresh else pool.take(self._locate(host))
         if pooled is not None:
             return pooled
+        async with pool.opening:
+            self._refuse_if_down(host)
+            pool.refuse_if_failed_since(since_s)
+            pooled = None if fresh else pool.take(self._locate(host))
+            return pooled or await self._connect(host, pool)
+
+    async def _connect(self, host: str, pool: Pool) -> EngineConnection:
         connection = EngineConnection(host, pool.forget)
-        connection.address = address
-        await self._open(connection, host, address)
+        connection.address = address = self._locate(host)
+        try:
+            await self._open(connection, host, address)
+        except Unavailable as error:
+            pool.failed(error)
+            raise
         pool.add(connection)
         self._refuse_if_lost(connection, host)
         return connection
@@ -129,13 +140,12 @@ class EngineLinks:
             raise
 
     async def _open(self, connection: EngineConnection, host: str, address: Address | None) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_DEADLINE_S):
                 if address is None:
-                    await loop.create_unix_connection(lambda: connection, self._socket_path)
+                    await connect_unix(connection, self._socket_path)
                     return
-                await loop.create_connection(
+                await asyncio.get_running_loop().create_connection(
                     lambda: FramedPipe(connection),
                     *address,
                     ssl=self._tls,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 from typing import Any, cast
 
 from drover.wire.frames import END, FRAME_LIMIT_BYTES, FrameDecoder, frame
@@ -24,6 +25,7 @@ from drover.wire.heads import BadMessage
 
 BUFFER_BYTES = 1024 * 1024
 """How much may wait in a transport's write buffer before the other side is no longer read."""
+QUEUE_FULL_PAUSE_S = 0.005
 
 
 def peer_gone(transport: asyncio.BaseTransport) -> bool:
@@ -31,15 +33,44 @@ def peer_gone(transport: asyncio.BaseTransport) -> bool:
 
     A read of zero bytes cannot tell a half-close from a close; the poll event HUP can.
     """
-    sock = transport.get_extra_info("socket")
-    if sock is None or transport.get_extra_info("ssl_object") is not None or sock.family.name != "AF_UNIX":
+    if not on_unix_socket(transport):
         return False
     poll = select.poll()
     try:
-        poll.register(sock.fileno(), select.POLLHUP)
+        poll.register(transport.get_extra_info("socket").fileno(), select.POLLHUP)
         return any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
     except (OSError, ValueError):
         return True
+
+
+def on_unix_socket(transport: asyncio.BaseTransport) -> bool:
+    sock = transport.get_extra_info("socket")
+    return sock is not None and sock.family == socket.AF_UNIX
+
+
+async def connect_unix(protocol: asyncio.Protocol, path: str) -> None:
+    """Connect `protocol` to a Unix socket, waiting while the listener's queue is full.
+
+    The loops' own way takes EAGAIN for a connection in progress, which a Unix socket never has, and yields a
+    transport that is not connected. Raises `OSError`; the caller sets the deadline.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        while not _connected(sock, path):
+            await asyncio.sleep(QUEUE_FULL_PAUSE_S)
+    except BaseException:
+        sock.close()
+        raise
+    await asyncio.get_running_loop().create_unix_connection(lambda: protocol, sock=sock)
+
+
+def _connected(sock: socket.socket, path: str) -> bool:
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class FramedPipe(asyncio.Transport, asyncio.Protocol):

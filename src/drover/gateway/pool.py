@@ -15,6 +15,8 @@ from drover.gateway.engine_side import EngineConnection
 IDLE_LIMIT = 32
 """More idle connections than this to one host are closed rather than kept."""
 
+OPENING_LIMIT = 8
+
 
 class Pool:
     """All connections to one host's engine."""
@@ -24,6 +26,19 @@ class Pool:
         self._open: set[EngineConnection] = set()
         self._idle: dict[EngineConnection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._failure: DroverError | None = None
+        self._failed_at_s = 0.0
+        self.opening = asyncio.Semaphore(OPENING_LIMIT)
+        """Held while a connection is being opened: a storm of handshakes would miss every deadline."""
+
+    def failed(self, error: DroverError) -> None:
+        """A connection could not be opened; this holds for those who wait to open one, too."""
+        self._failure, self._failed_at_s = error, asyncio.get_running_loop().time()
+
+    def refuse_if_failed_since(self, since_s: float) -> None:
+        """Raise the last failure if it happened after `since_s` (loop time), so that a queue does not wait in turn."""
+        if self._failure is not None and self._failed_at_s > since_s:
+            raise self._failure
 
     @property
     def open_count(self) -> int:

@@ -88,8 +88,13 @@ class Relaying:
             self._intake.relay(connection.write)
         else:
             connection.begin(self, self._head, raw + self._body)
-        if self._client.ended:
-            connection.write_eof()
+            self._intake.discard()
+        self._pass_end_on()
+
+    def _pass_end_on(self) -> None:
+        """Tell the engine that the client has ended its direction, once all that belongs to the exchange is sent."""
+        if self._connection is not None and self._client.ended and not self._intake.pending:
+            self._connection.write_eof()
 
     def _raw_head(self) -> bytes:
         """The request's head for the engine: as received unless the relay changes something."""
@@ -123,8 +128,7 @@ class Relaying:
 
     def client_ended(self, gone: bool) -> None:
         """The client has ended its direction; `gone`: it does not read either."""
-        if self._connection is not None:
-            self._connection.write_eof()
+        self._pass_end_on()
         if gone or self._engine_ended:
             self._finish()
 
@@ -156,6 +160,7 @@ class Relaying:
         self._client.send(head.raw)
         if self._connection is not None:
             self._intake.tunnel(self._connection.write)
+        self._pass_end_on()
 
     def _edit_piece(self, piece: bytes) -> None:
         edit = self._edit

@@ -17,7 +17,7 @@ import ssl
 
 import structlog
 
-from drover.gateway.pipes import FramedPipe, SpliceEnd
+from drover.gateway.pipes import FramedPipe, SpliceEnd, connect_unix
 
 CONNECT_DEADLINE_S = 2.0
 HANDSHAKE_DEADLINE_S = 5.0
@@ -40,10 +40,10 @@ class _Accepted(SpliceEnd):
         self._connecting = asyncio.create_task(self._connect())
 
     async def _connect(self) -> None:
-        path = self._server.socket_path
+        path, engine_end = self._server.socket_path, SpliceEnd()
         try:
             async with asyncio.timeout(CONNECT_DEADLINE_S):
-                _, engine_end = await asyncio.get_running_loop().create_unix_connection(SpliceEnd, path)
+                await connect_unix(engine_end, path)
         except OSError as error:  # a TimeoutError is one
             log.warning("tunnel: the engine cannot be reached", socket=path, error=str(error))
             self.abort()
