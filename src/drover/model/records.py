@@ -229,7 +229,8 @@ class Token(Record, frozen=True):
 
 
 class Member(Record, frozen=True):
-    """A host that runs a member of the store. A `learner` has no vote yet."""
+    """A host that runs a member of the store. A `learner` has no vote yet. `host_id` is the host's when it became
+    one: a host that was removed and joined again has another id, and must not take up the old member."""
 
     host: str
     peer_url: str
@@ -237,6 +238,7 @@ class Member(Record, frozen=True):
     state: Literal["starting", "learner", "voter"] = "starting"
     initial_cluster: str = ""
     member_id: str = ""
+    host_id: str = ""
 
 
 class Setting(Record, frozen=True):

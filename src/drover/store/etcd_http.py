@@ -247,7 +247,7 @@ def _classified(code: int, message: str) -> DroverError:
 
 def _lost(why: str) -> AnswerLost:
     return AnswerLost(
-        f"the store's answer to a commit was lost ({why}); it may or may not have been made",
+        f"the store's answer to a write was lost ({why}); it may or may not have been made",
         hint="look at the records before doing it again",
     )
 
