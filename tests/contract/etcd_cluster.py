@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import socket
 import ssl
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,8 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from drover.daemon.etcd_process import EtcdConfig, MemberTls, arguments
+from drover.errors import Unavailable
+from drover.store.etcd import EtcdStore
 
-LOOPBACK = "127.0.0.1"
+LOOPBACKS = [f"127.0.0.{number}" for number in range(1, 6)]
+LOOPBACK = LOOPBACKS[0]
 DAY = datetime.timedelta(days=1)
 BOTH_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
@@ -73,9 +78,9 @@ def _certificate(
         .add_extension(x509.BasicConstraints(ca=not usages, path_length=None), critical=True)
     )
     if usages:
-        address = x509.IPAddress(ipaddress.ip_address(LOOPBACK))
+        addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in LOOPBACKS]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        builder = builder.add_extension(x509.SubjectAlternativeName(addresses), critical=False)
     return builder.sign(signer, hashes.SHA256())
 
 
@@ -106,6 +111,15 @@ def member_config(directory: Path, name: str, files: MemberTls | None) -> EtcdCo
         client_port=client_port,
         peer_port=peer_port,
     )
+
+
+async def ready(store: EtcdStore, patience_s: float = 20.0) -> None:
+    """Until the store answers."""
+    async with asyncio.timeout(patience_s):
+        while True:
+            with suppress(Unavailable):
+                await store.snapshot()
+                return
 
 
 def start_plainly(config: EtcdConfig) -> subprocess.Popen[bytes]:

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from etcd_cluster import Tls, make_tls, member_config, member_configs, start_plainly
+from etcd_cluster import Tls, make_tls, member_config, member_configs, ready, start_plainly
 from store_contract import PATIENCE_S, StoreContract, Stores, setting, values
 
 from drover.daemon.etcd_process import EtcdProcess
@@ -43,14 +43,6 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, tls: Tls) -> Iterator[str
     yield config.client_url
     process.kill()
     process.wait()
-
-
-async def ready(store: EtcdStore) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            with suppress(Unavailable):
-                await store.snapshot()
-                return
 
 
 async def healthy(endpoint: str, tls: Tls) -> None:
