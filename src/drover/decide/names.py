@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from drover.decide.claims import claims_by_network
 from drover.model.cluster import Cluster
 from drover.model.records import Address, Container, Network
 from drover.model.spec import parse_spec
@@ -42,13 +43,13 @@ def names(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
     network = cluster.networks.get(network_id)
     if network is None:
         return {}
-    found: dict[str, set[str]] = {}
+    found: dict[str, list[str]] = {}
     answering = list(_answering(cluster, network_id))
     for names_of in (_own_name, _other_names):
         for claim, container in answering:
             for name in names_of(container, network):
-                found.setdefault(name.lower(), set()).add(claim.ip)
-    return {name: tuple(sorted(addresses, key=_in_order)) for name, addresses in found.items()}
+                found.setdefault(name.lower(), []).append(claim.ip)
+    return {name: tuple(addresses) if len(addresses) == 1 else _sorted(addresses) for name, addresses in found.items()}
 
 
 def shared(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
@@ -57,19 +58,21 @@ def shared(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
     Whoever asks from such an address may be told the names of those networks, too.
     """
     others: dict[str, list[str]] = {}
-    for claim in cluster.addresses.values():
-        if claim.network != network_id and claim.network in cluster.networks:
-            others.setdefault(claim.container, []).append(claim.network)
-    claims = (claim for claim in cluster.addresses.values() if claim.network == network_id)
-    return {claim.ip: tuple(sorted(others[claim.container])) for claim in claims if claim.container in others}
+    for other, claims in claims_by_network(cluster).items():
+        if other != network_id and other in cluster.networks:
+            for claim in claims:
+                others.setdefault(claim.container, []).append(other)
+    here = claims_by_network(cluster).get(network_id, ())
+    return {claim.ip: tuple(sorted(others[claim.container])) for claim in here if claim.container in others}
 
 
 def _answering(cluster: Cluster, network_id: str) -> Iterator[tuple[Address, Container]]:
     """The claims on a network whose containers are known to run, with those containers."""
-    for claim in cluster.addresses.values():
+    containers = cluster.containers
+    for claim in claims_by_network(cluster).get(network_id, ()):
         facts = cluster.facts_of(claim.container)
-        container = cluster.containers.get(claim.container)
-        if claim.network == network_id and container and facts and facts.state in ANSWERING:
+        container = containers.get(claim.container)
+        if container and facts and facts.state in ANSWERING:
             yield claim, container
 
 
@@ -93,5 +96,6 @@ def _aliases(container: Container, network: Network) -> tuple[str, ...]:
     return created + tuple(joined.aliases or ())
 
 
-def _in_order(ip: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in ip.split("."))
+def _sorted(addresses: list[str]) -> tuple[str, ...]:
+    """Each address once, in numeric order."""
+    return tuple(sorted(set(addresses), key=lambda ip: [int(part) for part in ip.split(".")]))

@@ -20,13 +20,15 @@ An address whose placement changes changes one entry on each host that uses the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Network
 from typing import Any
 
 import msgspec
 
 from drover.decide.addresses import host_room
+from drover.decide.claims import claims_by_network
 from drover.model.cluster import Cluster
 from drover.model.records import Address, Host, Network
 
@@ -41,7 +43,7 @@ HOST_ADDRESS = "drover-host"
 """The name under which a host's own address is kept out of the engine's pool (an auxiliary address)."""
 
 
-class Remote(msgspec.Struct, frozen=True, order=True):
+class Remote(msgspec.Struct, frozen=True):
     """An address that answers behind the host with underlay address `vtep`."""
 
     ip: str
@@ -60,7 +62,7 @@ class RealNetwork(msgspec.Struct, frozen=True, kw_only=True):
     underlay: str
     mtu_bytes: int = DEFAULT_MTU_BYTES
     port: int = VXLAN_PORT
-    remotes: tuple[Remote, ...] = ()
+    remotes: frozenset[Remote] = frozenset()
 
     @property
     def bridge(self) -> str:
@@ -95,9 +97,19 @@ def host_address(network: Network, index: int) -> str:
     Empty where there is none: the subnet is too small, or the network has its gateway there. Such a host reaches only
     the containers of its own; its containers are not concerned.
     """
-    subnet = IPv4Network(network.subnet)
-    address = str(subnet.broadcast_address - index)
-    return address if index <= host_room(subnet) and address != network.gateway else ""
+    broadcast, room = _host_range(network.subnet)
+    if index > room:
+        return ""
+    number = broadcast - index
+    address = f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    return address if address != network.gateway else ""
+
+
+@lru_cache(maxsize=4096)
+def _host_range(subnet: str) -> tuple[int, int]:
+    """A subnet's broadcast address as a number, and how many addresses below it are kept for hosts."""
+    parsed = IPv4Network(subnet)
+    return int(parsed.broadcast_address), host_room(parsed)
 
 
 def is_overlay(network: Network) -> bool:
@@ -117,47 +129,42 @@ def realised(
     if this is None:
         return {}
     found = {}
-    for network_id, claims in _claims_by_network(cluster).items():
-        network = cluster.networks[network_id]
-        placed = [(claim, cluster.hosts[where]) for claim in claims if (where := _home(cluster, claim))]
-        if any(where.name == host for _, where in placed):
+    for network_id, claims in claims_by_network(cluster).items():
+        network = cluster.networks.get(network_id)
+        placed = list(_placed(cluster, claims)) if network and is_overlay(network) else []
+        if network and any(home is this for _, home in placed):
             found[network_id] = RealNetwork(
-                id=network.id,
+                id=network_id,
                 vni=network.vni,
                 subnet=network.subnet,
                 gateway=network.gateway,
                 host_ip=host_address(network, this.index),
                 underlay=this.address,
-                mtu_bytes=_mtu_bytes(network, mtu_bytes),
+                mtu_bytes=min(mtu_bytes, _mtu_asked(network.body) or mtu_bytes),
                 port=port,
                 remotes=_remotes(network, placed, this),
             )
     return found
 
 
-def _claims_by_network(cluster: Cluster) -> dict[str, list[Address]]:
-    """Network id to the claims of every overlay network; claims on networks that are gone or not ours are left out."""
-    claims: dict[str, list[Address]] = {id_: [] for id_, network in cluster.networks.items() if is_overlay(network)}
-    for claim in cluster.addresses.values():
-        if claim.network in claims:
-            claims[claim.network].append(claim)
-    return claims
+def _placed(cluster: Cluster, claims: Iterable[Address]) -> Iterator[tuple[Address, Host]]:
+    """The claims whose container is placed on a member host, with that host."""
+    placements, hosts = cluster.placements, cluster.hosts
+    for claim in claims:
+        placement = placements.get(claim.container)
+        home = hosts.get(placement.host) if placement else None
+        if home is not None:
+            yield claim, home
 
 
-def _home(cluster: Cluster, claim: Address) -> str | None:
-    """The member host where the claim's container is placed; None if it is placed nowhere (yet, or any more)."""
-    host = cluster.host_of(claim.container)
-    return host if host in cluster.hosts else None
-
-
-def _remotes(network: Network, placed: Iterable[tuple[Address, Host]], this: Host) -> tuple[Remote, ...]:
-    """The entries for addresses on other hosts and for those hosts themselves, in address order."""
-    elsewhere = [(claim, host) for claim, host in placed if host.name != this.name]
-    entries = {Remote(claim.ip, claim.mac or mac_of(claim.ip), host.address) for claim, host in elsewhere}
-    for peer in {host.name: host for _, host in elsewhere}.values():
+def _remotes(network: Network, placed: Iterable[tuple[Address, Host]], this: Host) -> frozenset[Remote]:
+    """The entries for addresses on other hosts and for those hosts themselves."""
+    elsewhere = [(claim, home) for claim, home in placed if home is not this]
+    entries = {Remote(claim.ip, claim.mac or mac_of(claim.ip), home.address) for claim, home in elsewhere}
+    for peer in {home.name: home for _, home in elsewhere}.values():
         if ip := host_address(network, peer.index):
             entries.add(Remote(ip, mac_of(ip), peer.address))
-    return tuple(sorted(entries))
+    return frozenset(entries)
 
 
 def peers(cluster: Cluster, host: str) -> frozenset[str]:
@@ -165,14 +172,12 @@ def peers(cluster: Cluster, host: str) -> frozenset[str]:
     return frozenset(other.address for name, other in cluster.hosts.items() if name != host)
 
 
-def _body(network: Network) -> dict[str, Any]:
-    return msgspec.json.decode(network.body or "{}", type=dict[str, Any])
-
-
-def _mtu_bytes(network: Network, limit: int) -> int:
-    """The network's MTU option if it is a smaller number than the underlay allows, else that limit."""
-    asked = str((_body(network).get("Options") or {}).get(MTU_OPTION, ""))
-    return min(int(asked), limit) if asked.isdecimal() and int(asked) > 0 else limit
+@lru_cache(maxsize=4096)
+def _mtu_asked(body_text: str) -> int:
+    """The MTU option of a network's create body in bytes; 0 if it says none, or none that is a number."""
+    options = msgspec.json.decode(body_text or "{}", type=dict[str, Any]).get("Options") or {}
+    asked = str(options.get(MTU_OPTION, ""))
+    return int(asked) if asked.isdecimal() else 0
 
 
 def engine_network_body(network: Network, real: RealNetwork | None) -> dict[str, Any]:
@@ -182,7 +187,7 @@ def engine_network_body(network: Network, real: RealNetwork | None) -> dict[str,
     kept, what only a swarm understands is dropped. Without (a network Drover does not carry), the client's own body.
     Both carry the label `drover.id`.
     """
-    asked = _body(network)
+    asked = msgspec.json.decode(network.body or "{}", type=dict[str, Any])
     common: dict[str, Any] = {
         "Name": network.name,
         "CheckDuplicate": True,

@@ -1,8 +1,7 @@
 """DNS on the wire, as far as the responder answers by itself: questions in, complete answers out (RFC 1035).
 
-Theory of operation. `Zone` is one network's names, ready to be copied into answers: for each name, the answer
-records of its addresses; for each address, the record of its name. An answer repeats the question as it came, letter
-case included, and points back to it, so nothing is encoded twice. What is asked decides:
+Theory of operation. `Zone` is one network's names. An answer repeats the question as it came, letter case included,
+and its records point back to it, so no name asked for is ever encoded. What is asked decides:
 
     question                         answer
     A of a known name                its addresses, in turn; cut with TC if they do not fit
@@ -16,8 +15,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from ipaddress import IPv4Address
+from functools import cached_property
 from itertools import count
+from socket import inet_aton
 from typing import NamedTuple
 
 TTL_S = 5
@@ -39,15 +39,17 @@ RESPONSE, OPCODE, AUTHORITATIVE, TRUNCATED, RECURSION_DESIRED, RECURSION_AVAILAB
 FORMAT_ERROR, SERVER_FAILURE, NO_SUCH_NAME, NOT_IMPLEMENTED = 1, 2, 3, 4
 PLAIN_UDP_BYTES, LARGEST_UDP_BYTES, LARGEST_BYTES = 512, 1232, 65535
 LABEL_BYTES = 63
+REVERSE = ".in-addr.arpa"
 ADDRESS_RECORD_BYTES = RECORD.size + 4
 
 
 class Question(NamedTuple):
-    """One question. `name` is in wire form, lower-case; `end` is where the question ends in the query."""
+    """One question. `name` is lower-case, its labels joined by dots (a dot within one is `\\.`); `end` is where the
+    question ends in the query."""
 
     id: int
     flags: int
-    name: bytes
+    name: str
     type: int
     end: int
     udp_limit_bytes: int
@@ -55,7 +57,7 @@ class Question(NamedTuple):
     @property
     def is_single_label(self) -> bool:
         """Whether the name has one label, such as `web`: never a matter for servers outside."""
-        return len(self.name) > 1 and len(self.name) == self.name[0] + 2
+        return self.name != "" and "." not in self.name
 
 
 class Malformed(Exception):
@@ -67,31 +69,43 @@ class Malformed(Exception):
 
 
 class Zone:
-    """One network's names, made from `names(cluster, network)`: name to addresses in dotted form."""
+    """One network's names: those of `names(cluster, network)`, name to addresses in dotted form.
+
+    Made in no time, whatever the size, because tables change often: answers are put together when they are asked for.
+    """
 
     def __init__(self, names: Mapping[str, tuple[str, ...]]) -> None:
+        self._names = names
         self._turn = count()
-        self._addresses = {wire_name(name): _records(ips) for name, ips in names.items() if is_sendable(name)}
-        self._pointers: dict[bytes, bytes] = {}
-        for name, ips in names.items():
-            for ip in ips if is_sendable(name) else ():
-                self._pointers.setdefault(wire_name(_reverse(ip)), _record(TYPE_PTR, wire_name(name)))
 
-    def knows(self, name: bytes) -> bool:
-        return name in self._addresses or name in self._pointers
+    @cached_property
+    def _pointers(self) -> Mapping[str, str]:
+        """Reverse name to the first name of each address; made when the first reverse look-up comes."""
+        found: dict[str, str] = {}
+        for name, ips in self._names.items():
+            for ip in ips:
+                found.setdefault(ip, name)
+        return {_reverse(ip): name for ip, name in found.items() if is_sendable(name)}
+
+    def knows(self, name: str) -> bool:
+        return name in self._names or (name.endswith(REVERSE) and name in self._pointers)
 
     def answer(self, query: bytes, question: Question, limit_bytes: int) -> bytes:
         """The answer for a name that this zone knows."""
-        if question.type == TYPE_PTR and question.name in self._pointers:
-            return reply(query, question, 0, self._pointers[question.name], 1)
-        if question.type != TYPE_A or question.name not in self._addresses:
-            return reply(query, question)
-        records = self._addresses[question.name]
-        shift = next(self._turn) % len(records)
-        turned = records[shift:] + records[:shift]
+        if question.type == TYPE_A and question.name in self._names:
+            return self._addresses(query, question, limit_bytes)
+        if question.type == TYPE_PTR and question.name.endswith(REVERSE):
+            return reply(query, question, 0, _record(TYPE_PTR, wire_name(self._pointers[question.name])), 1)
+        return reply(query, question)
+
+    def _addresses(self, query: bytes, question: Question, limit_bytes: int) -> bytes:
+        """As many addresses as fit, beginning with another one each time."""
+        ips = self._names[question.name]
+        shift = next(self._turn) % len(ips)
         room = max(1, (limit_bytes - question.end) // ADDRESS_RECORD_BYTES)
-        fitting = turned[:room]
-        return reply(query, question, TRUNCATED if len(turned) > room else 0, b"".join(fitting), len(fitting))
+        fitting = (ips[shift:] + ips[:shift])[:room]
+        records = b"".join(_record(TYPE_A, inet_aton(ip)) for ip in fitting)
+        return reply(query, question, TRUNCATED if len(ips) > room else 0, records, len(fitting))
 
 
 def parse(query: bytes) -> Question:
@@ -103,25 +117,28 @@ def parse(query: bytes) -> Question:
         raise Malformed(b"")
     if flags & OPCODE:
         raise Malformed(_error(number, flags, NOT_IMPLEMENTED))
-    end = _name_end(query)
-    if questions != 1 or end is None or len(query) < end + 4:
+    name, end = _name(query)
+    if questions != 1 or name is None or len(query) < end + 4:
         raise Malformed(_error(number, flags, FORMAT_ERROR))
     kind = int.from_bytes(query[end : end + 2], "big")
     limit = _udp_limit_bytes(query[end + 4 :]) if additional else PLAIN_UDP_BYTES
-    return Question(number, flags, query[HEADER.size : end].lower(), kind, end + 4, limit)
+    return Question(number, flags, name, kind, end + 4, limit)
 
 
-def _name_end(query: bytes) -> int | None:
-    """Where the name after the header ends; None if it does not, or is compressed."""
+def _name(query: bytes) -> tuple[str | None, int]:
+    """The name after the header and where it ends; None if it does not end, or is compressed."""
+    labels: list[bytes] = []
     at = HEADER.size
     while at < len(query):
         length = query[at]
-        if length > LABEL_BYTES:
-            return None
+        label = query[at + 1 : at + 1 + length]
         at += 1 + length
+        if length > LABEL_BYTES:
+            return None, at
         if length == 0:
-            return at
-    return None
+            return b".".join(labels).decode("latin-1").lower(), at
+        labels.append(label.replace(b".", b"\\."))
+    return None, at
 
 
 def _udp_limit_bytes(additional: bytes) -> int:
@@ -155,11 +172,7 @@ def wire_name(name: str) -> bytes:
 
 
 def _reverse(ip: str) -> str:
-    return IPv4Address(ip).reverse_pointer
-
-
-def _records(ips: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple(_record(TYPE_A, IPv4Address(ip).packed) for ip in ips)
+    return ".".join(reversed(ip.split("."))) + REVERSE
 
 
 def _record(kind: int, data: bytes) -> bytes:
