@@ -16,10 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drover.errors import DroverError, Unavailable
-from drover.lab import engine
-from drover.lab.processes import wait_until
-
 if TYPE_CHECKING:
     from drover.lab.host import LabHost
 
@@ -58,18 +54,12 @@ def daemon_argv(host: LabHost) -> list[str]:
 
 
 def start_daemon(host: LabHost) -> None:
-    host.spawn(daemon_argv(host), "drover.log")
+    host.spawn("drover", daemon_argv(host))
 
 
 def wait_for_gateway(host: LabHost, deadline_s: float = GATEWAY_DEADLINE_S) -> None:
     """Until the host's gateway answers. Unavailable quotes the daemon's last lines."""
-    try:
-        wait_until(lambda: engine.answers(host.gateway_socket), "an answer", deadline_s=deadline_s, poll_s=0.1)
-    except DroverError as error:
-        log = host.directory / "drover.log"
-        raise Unavailable(
-            f"the gateway of {host.name} does not answer: {host.tail('drover.log')}", hint=f"see {log}"
-        ) from error
+    host.wait_for("drover", host.gateway_socket, deadline_s)
 
 
 def _join(host: LabHost, first: LabHost, token: str, say: Say) -> None:

@@ -17,13 +17,14 @@ the engine).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from drover.errors import Conflict, DroverError, Unavailable
+from drover.errors import Conflict, DeadlineExceeded, DroverError, Unavailable
 from drover.lab import cluster, engine, net, tools
 from drover.lab.processes import Cgroup, wait_until
 from drover.lab.topology import HostSpec, Topology
@@ -32,6 +33,8 @@ ENGINE_DEADLINE_S = 90.0
 _DISK = ("data", "engine", "state", "run")
 # The shell that joins the cgroup, then becomes the program: nothing of a host runs outside, not even for an instant.
 _JOIN = 'echo 0 > "$0" && exec "$@"'
+_NOTE_PID = 'echo $$ > "$0" && exec "$@"'
+_HOLDER = "holder"
 # $1 the host's name, $2 the lab's resolv.conf. /etc/resolv.conf may be a link into /run, which is empty by then.
 _BOOT = """set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -65,7 +68,6 @@ class LabHost:
         self.address = spec.address
         self.directory = lab.host_directory(spec.name)
         self._spec = spec
-        self._holder = self.directory / "holder.pid"
 
     @property
     def docker_socket(self) -> Path:
@@ -96,7 +98,7 @@ class LabHost:
     @property
     def is_on(self) -> bool:
         """Whether the host has power: its holder lives in its cgroup."""
-        return self._holder_pid() is not None
+        return self.pid_of(_HOLDER) is not None
 
     @property
     def is_frozen(self) -> bool:
@@ -115,7 +117,7 @@ class LabHost:
 
     def argv(self, argv: Sequence[str]) -> list[str]:
         """The command for this machine that runs `argv` on the host. Conflict if the host is off or frozen."""
-        pid = self._holder_pid()
+        pid = self.pid_of(_HOLDER)
         if pid is None:
             raise Conflict(f"host {self.name} of lab {self.lab.name} is off", hint=f"drover lab revive {self.name}")
         if self.is_frozen:
@@ -160,17 +162,41 @@ class LabHost:
         """Run a command on the host with this process's own input and output; its exit status."""
         return subprocess.run(self.argv(argv), env=self.environment(), check=False).returncode
 
-    def spawn(self, argv: Sequence[str], log: str) -> None:
-        """Start a daemon on the host; its output is appended to the file `log` in the host's directory."""
-        with (self.directory / log).open("ab") as output:
+    def spawn(self, name: str, argv: Sequence[str]) -> None:
+        """Start a daemon on the host; NAME.log in the host's directory gets its output, NAME.pid its process id."""
+        pid_file = self.directory / f"{name}.pid"
+        pid_file.unlink(missing_ok=True)
+        noted = ["sh", "-c", _NOTE_PID, str(pid_file), *argv]
+        with (self.directory / f"{name}.log").open("ab") as output:
             subprocess.run(
-                ["setsid", "--fork", *self.argv(argv)],
+                ["setsid", "--fork", *self.argv(noted)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "DROVER_LAB": f"{self.lab.name}/{self.name}"},
                 check=True,
             )
+        wait_until(lambda: pid_file.exists() and pid_file.stat().st_size > 0, f"the start of {name}")
+
+    def pid_of(self, name: str) -> int | None:
+        """The process id of a daemon started by `spawn`; None if it does not run (the number may be another's now)."""
+        try:
+            pid = int((self.directory / f"{name}.pid").read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if pid in self.cgroup.pids() else None
+
+    def wait_for(self, name: str, socket: Path, deadline_s: float) -> None:
+        """Until the daemon answers pings at the socket. Unavailable, with its last words, if it ends or never does."""
+
+        def settled() -> bool:
+            return engine.answers(socket) or self.pid_of(name) is None
+
+        with contextlib.suppress(DeadlineExceeded):
+            wait_until(settled, "an answer", deadline_s=deadline_s)
+        if not engine.answers(socket):
+            log = self.directory / f"{name}.log"
+            raise Unavailable(f"{name} of {self.name} does not answer at {socket}: {_tail(log)}", hint=f"see {log}")
 
     # -- power ----------------------------------------------------------------------------------------------------
 
@@ -187,12 +213,9 @@ class LabHost:
         self.start_engine()
 
     def start_engine(self) -> None:
-        """Start dockerd and wait until it answers. Unavailable quotes the last lines of its log."""
-        self.spawn(engine.dockerd_argv(self.directory, self.lab.host_cgroup(self.name)), "dockerd.log")
-        try:
-            wait_until(lambda: engine.answers(self.docker_socket), "an answer", deadline_s=ENGINE_DEADLINE_S)
-        except DroverError as error:
-            raise Unavailable(f"the engine of {self.name} does not start: {self.tail('dockerd.log')}") from error
+        """Start dockerd and wait until it answers."""
+        self.spawn("dockerd", engine.dockerd_argv(self.directory, self.lab.host_cgroup(self.name)))
+        self.wait_for("dockerd", self.docker_socket, ENGINE_DEADLINE_S)
 
     def kill(self) -> None:
         """Power cut: the link falls silent first, so that no peer is told; then everything on the host is killed."""
@@ -206,7 +229,8 @@ class LabHost:
         self.cgroup.kill()
         net.unplug(self.lab, self.name)
         self.cgroup.remove()
-        self._holder.unlink(missing_ok=True)
+        for file in self.directory.glob("*.pid"):
+            file.unlink()
 
     def revive(self, *, wait: bool = True) -> None:
         """Boot again with the same disk; then the Drover daemon, if the disk has one. With `wait`: until it answers."""
@@ -238,21 +262,6 @@ class LabHost:
             raise Conflict(f"host {self.name} of lab {self.lab.name} is not frozen")
         self.cgroup.thaw()
 
-    # -- details --------------------------------------------------------------------------------------------------
-
-    def tail(self, log: str, lines: int = 5) -> str:
-        """The last lines of one of the host's logs."""
-        text = (self.directory / log).read_text(errors="replace").strip()
-        return "\n".join(text.splitlines()[-lines:])
-
-    def _holder_pid(self) -> int | None:
-        """The holder's process id if it lives: a process id alone could be somebody else's by now."""
-        try:
-            pid = int(self._holder.read_text())
-        except (OSError, ValueError):
-            return None
-        return pid if pid in self.cgroup.pids() else None
-
     def _start_holder(self) -> None:
         netns = net.NETNS_DIRECTORY / self.lab.netns(self.name)
         boot = ["sh", "-c", _BOOT, "boot", self.name, str(self.lab.resolv_conf)]
@@ -260,10 +269,15 @@ class LabHost:
         started = tools.run(["setsid", "--fork", *join_argv(self.cgroup.entry, alone)])
         if not started.stdout.strip().isdigit():
             raise Unavailable(f"host {self.name} does not boot: {started.stderr.strip()}")
-        self._holder.write_text(started.stdout)
+        (self.directory / f"{_HOLDER}.pid").write_text(started.stdout)
 
     def _clear_run(self) -> None:
         """What a real machine has on a tmpfs starts empty."""
         for directory in (self.run_dir, self.directory / "engine"):
             shutil.rmtree(directory)
             directory.mkdir()
+
+
+def _tail(log: Path, lines: int = 5) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-lines:])

@@ -123,7 +123,11 @@ RECIPES: Mapping[str, Recipe] = {
     "postgres": Recipe(
         tags=("postgres:15", "postgres:latest"),
         packages=("postgresql-15",),
-        files=(_text("usr/local/bin/docker-entrypoint.sh", _POSTGRES, 0o755),),
+        files=(
+            # The server's socket and lock: on a Debian system the service manager makes this directory at each boot.
+            File("run/postgresql", mode=0o1777),
+            _text("usr/local/bin/docker-entrypoint.sh", _POSTGRES, 0o755),
+        ),
         config={
             "Entrypoint": ["docker-entrypoint.sh"],
             "Cmd": ["postgres"],
