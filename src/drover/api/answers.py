@@ -38,7 +38,8 @@ def exchange(connection: http.client.HTTPConnection, method: str, path: str, bod
     """One call and its decoded JSON answer; closes the connection. Raises the daemon's own error, `Unavailable` if
     what answered is no daemon, and `OSError` or `HTTPException` as they come."""
     try:
-        connection.request(method, path, json.dumps(body or {}), {"Content-Type": "application/json"})
+        text = None if body is None else json.dumps(body)
+        connection.request(method, path, text, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return _understand(response.status, response.read())
     finally:

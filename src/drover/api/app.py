@@ -130,7 +130,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def check_peer(peer: tls.Peer, context: Context) -> None:
-    """Raises `Forbidden` for strangers and for removed hosts. While no picture of the cluster is there yet, the
+    """Raises `Forbidden` for strangers and for removed hosts. While the picture of the cluster is missing or old, the
     certificate alone counts: not knowing a host is no proof that it was removed."""
     if peer.local:
         return
@@ -139,7 +139,7 @@ def check_peer(peer: tls.Peer, context: Context) -> None:
             f"this call needs a certificate of a host of cluster {context.cluster_name}",
             hint="call from a host of the cluster, through its Unix socket",
         )
-    if context.mirror.cluster.hosts and peer.host not in context.mirror.cluster.hosts:
+    if context.mirror.healthy and peer.host not in context.mirror.cluster.hosts:
         raise Forbidden(f"host {peer.host} is not a member of this cluster any more", hint="join it again")
 
 
