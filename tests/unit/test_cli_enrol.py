@@ -259,3 +259,17 @@ def test_fresh_means_no_configuration(tmp_path: Path) -> None:
     (tmp_path / "h2" / "config.json").write_text("{}")
     with pytest.raises(Conflict, match="is a host already"):
         enrol.check_fresh(this)
+
+
+def test_the_daemon_needs_a_cluster(tmp_path: Path) -> None:
+    result = run("daemon", "--state-dir", str(tmp_path))
+    assert result.exit_code == 4
+    assert "run `drover init`" in result.stderr
+
+
+def test_the_daemon_gets_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    init(tmp_path)
+    started: list[HostConfig] = []
+    monkeypatch.setattr("drover.daemon.daemon.run", started.append)
+    assert run("daemon", "--state-dir", str(tmp_path / "state")).exit_code == 0
+    assert started == [load_config(tmp_path / "state")]
