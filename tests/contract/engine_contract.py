@@ -99,6 +99,11 @@ def message(text: str) -> str:
     return str(json.loads(text)["message"])
 
 
+def says(text: str, sentence: str) -> bool:
+    """Whether a refusal has this in it; newer engines write the same with small letters and more around it."""
+    return sentence.lower() in message(text).lower()
+
+
 class EngineContract:
     @pytest.fixture
     def name(self) -> str:
@@ -194,10 +199,11 @@ class EngineContract:
         engine_id, _ = await engine.create_container(name, body())
         status, text = await engine.order(name, "kill")
         assert status == 409
-        assert message(text) == f"Cannot kill container: {name}: Container {engine_id} is not running"
+        assert says(text, f"Cannot kill container: {name}: Container {engine_id} is not running")
         await engine.order(engine_id, "start")
         status, text = await engine.order(engine_id, "kill", "signal=NONSENSE")
-        assert (status, message(text)) == (400, "Invalid signal: NONSENSE")
+        assert status == 400
+        assert says(text, "Invalid signal: NONSENSE")
         assert (await engine.order(engine_id, "kill", "signal=SIGKILL"))[0] == 204
         assert (await settled(engine, engine_id, "exited")).exit_code == 137
 
@@ -232,14 +238,17 @@ class EngineContract:
         engine_id, _ = await engine.create_container(name, body())
         status, text = await engine.order(engine_id, "update", body='{"RestartPolicy": {"Name": "always"}}')
         assert (status, json.loads(text)) == (200, {"Warnings": None})
-        assert (await engine.order(engine_id, "update", body="{"))[0] == 500
+        status, text = await engine.order(engine_id, "update", body="{")
+        assert status in (400, 500)
+        assert says(text, "unexpected EOF")
 
     async def test_remove(self, engine: Engine, name: str) -> None:
         engine_id, _ = await engine.create_container(name, body())
         await engine.order(engine_id, "start")
         status, text = await engine.order(engine_id, "remove")
         assert status == 409
-        assert message(text).startswith(f"You cannot remove a running container {engine_id}. Stop the container")
+        assert says(text, "cannot remove")
+        assert says(text, "running")
         assert (await engine.order(engine_id, "remove", "force=1&v=1"))[0] == 204
         await gone(engine, engine_id)
         status, text = await engine.order(engine_id, "remove")
@@ -249,8 +258,9 @@ class EngineContract:
     async def test_orders_to_nobody(self, engine: Engine, verb: str) -> None:
         text = "{}" if verb == "update" else ""
         status, answer = await engine.order("nobody", verb, "name=x" if verb == "rename" else "", text)
-        prefix = "Cannot kill container: nobody: " if verb == "kill" else ""
-        assert (status, message(answer)) == (404, f"{prefix}No such container: nobody")
+        assert status == 404
+        assert says(answer, "No such container: nobody")
+        assert says(answer, "Cannot kill container: nobody") == (verb == "kill")
 
     # -- refusals of create ----------------------------------------------------------------------------------------
 
@@ -314,7 +324,7 @@ class EngineContract:
         with pytest.raises(EngineError) as busy:
             await engine.remove_network(network)
         assert busy.value.status == 403
-        assert busy.value.message.endswith("has active endpoints")
+        assert "has active endpoints" in busy.value.message
         await engine.disconnect(network, engine_id, force=False)
         with pytest.raises(EngineError) as not_there:
             await engine.disconnect(network, engine_id, force=False)
@@ -324,7 +334,8 @@ class EngineContract:
     async def test_a_container_on_a_network_that_is_missing(self, engine: Engine, name: str) -> None:
         engine_id, _ = await engine.create_container(name, body(HostConfig={"NetworkMode": "nonet"}))
         status, text = await engine.order(engine_id, "start")
-        assert (status, message(text)) == (404, "network nonet not found")
+        assert status == 404
+        assert says(text, "network nonet not found")
 
     async def test_connect_nobody(self, engine: Engine) -> None:
         with pytest.raises(EngineError) as refused:
