@@ -219,6 +219,33 @@ async def test_a_stream_that_fails_cuts_the_connection(world: World):
         await client.exactly(100)
 
 
+async def test_a_stream_is_closed_when_its_client_leaves(world: World):
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    always(world, Reply(stream=endless()))
+    client = await world.client()
+    await client.send(GET)
+    await client.head()
+    client.close()
+    async with asyncio.timeout(10):
+        await closed.wait()
+
+
+async def test_a_handler_cancelled_from_within_is_not_a_hang(world: World):
+    raising(world, asyncio.CancelledError())  # type: ignore[arg-type]
+    client = await world.client()
+    await client.send(GET)
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await client.head()
+
+
 async def test_a_stream_nobody_reads_is_not_produced(world: World):
     produced = 0
 

@@ -15,11 +15,12 @@ when that has ended reads the next. Requests that were sent ahead wait their tur
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, cast
 
 import structlog
 
+from drover.errors import DroverError
 from drover.gateway.answers import CONTINUE, LAST_CHUNK, chunk, error_reply, has_body, reply_head
 from drover.gateway.call import Call, Outcome, Relay, Reply
 from drover.gateway.intake import Intake
@@ -159,6 +160,11 @@ class ClientConnection(asyncio.Protocol):
         """Answer one request, whatever happens; then the next, or the end."""
         try:
             keep_alive = await self._carry_out(head)
+        except asyncio.CancelledError:
+            # By the connection, which then is closing; or by something inside the handler, which must not be a hang.
+            if not self._closing:
+                self._abort()
+            raise
         except Exception as error:  # a failing handler must not take the connection's task with it unseen
             keep_alive = await self._answer_error(head, error)
         self._task = None
@@ -168,6 +174,7 @@ class ClientConnection(asyncio.Protocol):
             self._close()
 
     async def _carry_out(self, head: RequestHead) -> bool:
+        await self._writable.wait()  # a client that sends ahead must read what it got first
         target = read_target(head.target)
         outcome: Outcome = await self._server.handler(
             self._call(head, target.path, target.version, target.query_string)
@@ -203,7 +210,7 @@ class ClientConnection(asyncio.Protocol):
 
     async def _answer_error(self, head: RequestHead, error: Exception) -> bool:
         reply = error_reply(error)
-        if reply.status == 500:
+        if not isinstance(error, DroverError):
             log.error("the gateway failed", method=head.method, target=head.target, exc_info=error)
         if self._answered:
             log.warning("an answer was cut short", method=head.method, target=head.target, error=str(error))
@@ -230,9 +237,13 @@ class ClientConnection(asyncio.Protocol):
         return keep_alive and await self._body_dropped()
 
     async def _send_stream(self, stream: AsyncIterator[bytes], chunked: bool) -> None:
-        async for piece in stream:
-            self.send(chunk(piece) if chunked else piece)
-            await self._writable.wait()
+        try:
+            async for piece in stream:
+                self.send(chunk(piece) if chunked else piece)
+                await self._writable.wait()
+        finally:
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()  # at once, not when it is collected: it may hold a connection
         if chunked:
             self.send(LAST_CHUNK)
 
@@ -257,7 +268,7 @@ class ClientConnection(asyncio.Protocol):
         self._write(data)
 
     def _write(self, data: bytes) -> None:
-        if self._wire is not None and not self._wire.is_closing():
+        if self._wire is not None and not self._closing and not self._wire.is_closing():
             self._wire.write(data)
 
     def send_eof(self) -> None:
