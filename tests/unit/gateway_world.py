@@ -34,7 +34,7 @@ Answerer = Callable[[str, Mapping[str, list[str]], bytes], EngineResponse]
 
 def engine_id(cluster_id: str) -> str:
     """The id that the scripted engines give to a container or network."""
-    return "e" + cluster_id[1:]
+    return cluster_id[::-1]
 
 
 def response(value: Any, status: int = 200) -> EngineResponse:

@@ -33,7 +33,7 @@ async def relay(ctx: Context, call: Call) -> Outcome:
 async def relay_lines(ctx: Context, call: Call) -> Outcome:
     """For responses that come line by line, or whose head must come long before the body (`wait`)."""
     host, target = target_at_engine(ctx, call)
-    return Relay(host=host, target=target, edit_lines=ctx.ids.to_cluster)
+    return Relay(host=host, target=target, edit=ctx.ids.to_cluster, edit_lines=ctx.ids.to_cluster)
 
 
 async def commit(ctx: Context, call: Call) -> Outcome:

@@ -12,7 +12,21 @@ from functools import lru_cache
 
 import msgspec
 
-from drover.gateway import containers, create, execs, lifecycle, listing, system
+from drover.gateway import (
+    attachments,
+    containers,
+    create,
+    events,
+    execs,
+    images,
+    lifecycle,
+    listing,
+    networks,
+    prune,
+    swarm,
+    system,
+    volumes,
+)
 from drover.gateway.call import Call, Outcome
 from drover.gateway.context import Context
 
@@ -34,12 +48,16 @@ _SYSTEM = (
     Route("GET", "/version", "system.version", system.version),
     Route("GET", "/info", "system.info", system.info),
     Route("GET", "/system/df", "system.df", system.disk_usage),
+    Route("GET", "/events", "system.events", events.events),
     Route("POST", "/auth", "system.auth", system.relay_front),
+    Route("POST", "/session", "system.session", system.relay_front_raw),
+    Route("POST", "/grpc", "system.grpc", system.relay_front_raw),
 )
 
 _CONTAINERS = (
     Route("GET", "/containers/json", "container.list", listing.list_containers),
     Route("POST", "/containers/create", "container.create", create.create),
+    Route("POST", "/containers/prune", "container.prune", prune.prune_containers),
     Route("GET", "/containers/{name}/json", "container.inspect", containers.relay),
     Route("GET", "/containers/{name}/top", "container.top", containers.relay),
     Route("GET", "/containers/{name}/logs", "container.logs", containers.relay),
@@ -69,7 +87,60 @@ _CONTAINERS = (
     Route("POST", "/commit", "container.commit", containers.commit),
 )
 
-ROUTES = (*_SYSTEM, *_CONTAINERS)
+_IMAGES = (
+    Route("GET", "/images/json", "image.list", images.list_images),
+    Route("GET", "/images/search", "image.search", system.relay_front),
+    Route("GET", "/images/get", "image.save", images.save_many),
+    Route("POST", "/images/load", "image.load", system.relay_front_raw),
+    Route("POST", "/images/create", "image.create", system.relay_front_raw),
+    Route("POST", "/images/prune", "image.prune", images.prune),
+    Route("GET", "/images/{name}/json", "image.inspect", images.relay_to_holder),
+    Route("GET", "/images/{name}/history", "image.history", images.relay_to_holder),
+    Route("GET", "/images/{name}/get", "image.save", images.relay_to_holder),
+    Route("POST", "/images/{name}/push", "image.push", images.relay_to_holder),
+    Route("POST", "/images/{name}/tag", "image.tag", images.tag),
+    Route("DELETE", "/images/{name}", "image.remove", images.remove),
+    Route("GET", "/distribution/{name}/json", "image.distribution", system.relay_front),
+    Route("POST", "/build", "image.build", system.relay_front_raw),
+    Route("POST", "/build/prune", "image.build.prune", images.prune_builds),
+    Route("POST", "/build/cancel", "image.build.cancel", system.relay_front),
+)
+
+_NETWORKS = (
+    Route("GET", "/networks", "network.list", networks.list_networks),
+    Route("GET", "/networks/", "network.list", networks.list_networks),
+    Route("POST", "/networks/create", "network.create", networks.create),
+    Route("POST", "/networks/prune", "network.prune", networks.prune),
+    Route("GET", "/networks/{name}", "network.inspect", networks.inspect),
+    Route("POST", "/networks/{name}/connect", "network.connect", attachments.connect),
+    Route("POST", "/networks/{name}/disconnect", "network.disconnect", attachments.disconnect),
+    Route("DELETE", "/networks/{name}", "network.remove", networks.remove),
+)
+
+_VOLUMES = (
+    Route("GET", "/volumes", "volume.list", volumes.list_volumes),
+    Route("POST", "/volumes/create", "volume.create", volumes.create),
+    Route("POST", "/volumes/prune", "volume.prune", volumes.prune),
+    Route("GET", "/volumes/{name}", "volume.inspect", volumes.inspect),
+    Route("DELETE", "/volumes/{name}", "volume.remove", volumes.remove),
+)
+
+_SWARM_OBJECTS = ("nodes", "services", "tasks", "secrets", "configs", "plugins")
+
+_SWARM = (
+    *(Route("POST", f"/swarm/{verb}", f"swarm.{verb}", swarm.refuse) for verb in ("init", "join", "leave", "update")),
+    Route("GET", "/swarm", "swarm.inspect", system.relay_front),
+    Route("GET", "/swarm/unlockkey", "swarm.unlockkey", system.relay_front),
+    Route("POST", "/swarm/unlock", "swarm.unlock", system.relay_front),
+    *(Route("GET", f"/{kind}", f"{kind}.list", system.relay_front) for kind in _SWARM_OBJECTS),
+    *(
+        Route(method, f"/{kind}/{{rest}}", f"{kind}.any", system.relay_front_raw)
+        for kind in _SWARM_OBJECTS
+        for method in ("GET", "POST", "DELETE")
+    ),
+)
+
+ROUTES = (*_SYSTEM, *_CONTAINERS, *_IMAGES, *_NETWORKS, *_VOLUMES, *_SWARM)
 
 
 @lru_cache(maxsize=512)

@@ -1,0 +1,120 @@
+"""`network connect` and `disconnect`: a container's record gains or loses a network, by an order to its host.
+
+    call                                         commit with the order                      after the answer
+    POST /networks/N/connect                     attachment, address claim                  refused: both go again
+    POST /networks/N/disconnect                  nothing                                    done: both go
+    either, N one of bridge, host, none          nothing                                    nothing
+
+An address is given up only after the engine took it from the container: one live holder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from drover.decide.converge import networks_of
+from drover.decide.overlay import is_overlay
+from drover.errors import EngineError, Forbidden
+from drover.gateway.call import Call, Outcome, Reply
+from drover.gateway.commits import Draft, commit_decided
+from drover.gateway.context import Context, decoded, json_text
+from drover.gateway.create import address_claim, is_predefined
+from drover.gateway.networks import network_changes
+from drover.gateway.orders import Ask, no_more, reply_to, submit
+from drover.model import records as r
+from drover.model.cluster import Cluster, put
+from drover.model.spec import parse_spec
+
+
+class _Ipam(msgspec.Struct, rename="pascal"):
+    ipv4: str | None = msgspec.field(name="IPv4Address", default=None)
+
+
+class _Endpoint(msgspec.Struct, rename="pascal"):
+    ipam: _Ipam | None = msgspec.field(name="IPAMConfig", default=None)
+    mac_address: str | None = None
+
+
+class _Connect(msgspec.Struct, rename="pascal"):
+    container: str = ""
+    endpoint_config: dict[str, Any] | None = None
+
+
+class _Disconnect(msgspec.Struct, rename="pascal"):
+    container: str = ""
+    force: bool = False
+
+
+async def connect(ctx: Context, call: Call) -> Outcome:
+    asked = decoded(await json_text(call), _Connect)
+    ref = call.params["name"]
+    endpoint = asked.endpoint_config or {}
+    if is_predefined(ctx.cluster, ref):
+        return await _order(ctx, asked.container, "connect", {"network": ref, "endpoint": endpoint})
+    network = ctx.network(ref)
+    record = ctx.container(asked.container)
+    ctx.host_of(record)
+    text = msgspec.json.encode(endpoint).decode()
+
+    def amend(cluster: Cluster, current: r.Container) -> tuple[r.Container, Draft]:
+        return joined(cluster, current, network, text)
+
+    body = msgspec.json.encode({"network": network.id, "endpoint": endpoint}).decode()
+    answer = await submit(ctx, record.id, Ask(verb="connect", body=body), amend)
+    if answer.status >= 400:
+        await _forget(ctx, record.id, network.id)
+    return reply_to(ctx, answer)
+
+
+def joined(cluster: Cluster, record: r.Container, network: r.Network, text: str) -> tuple[r.Container, Draft]:
+    """The record with the network, and the claim to an address on it. Raises Docker's `Forbidden` if it is on it."""
+    if network.id in networks_of(cluster, record, parse_spec(record.body)):
+        raise Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
+    attached = msgspec.structs.replace(record, attachments={**record.attachments, network.id: text})
+    network_key = r.key("networks", network.id)
+    expect = {network_key: cluster.version(network_key)}
+    if not is_overlay(network):
+        return attached, Draft([], expect)
+    endpoint = decoded(text, _Endpoint)
+    ip = (endpoint.ipam.ipv4 if endpoint.ipam else None) or ""
+    claim = address_claim(cluster, network, record.id, ip, endpoint.mac_address or "")
+    return attached, Draft([claim], {**expect, claim.key: cluster.version(claim.key)})
+
+
+async def disconnect(ctx: Context, call: Call) -> Outcome:
+    asked = decoded(await json_text(call), _Disconnect)
+    ref = call.params["name"]
+    if is_predefined(ctx.cluster, ref):
+        return await _order(ctx, asked.container, "disconnect", {"network": ref, "force": asked.force})
+    network = ctx.network(ref)
+    record = ctx.container(asked.container)
+    if network.id not in networks_of(ctx.cluster, record, parse_spec(record.body)):
+        raise EngineError(500, f"container {record.id} is not connected to network {network.name}")
+    reply = await _order(ctx, asked.container, "disconnect", {"network": network.id, "force": asked.force})
+    if reply.status < 400:
+        await _forget(ctx, record.id, network.id)
+    return reply
+
+
+async def _order(ctx: Context, ref: str, verb: r.Verb, body: dict[str, Any]) -> Reply:
+    record = ctx.container(ref)
+    ctx.host_of(record)
+    text = msgspec.json.encode(body).decode()
+    return reply_to(ctx, await submit(ctx, record.id, Ask(verb=verb, body=text), no_more))
+
+
+async def _forget(ctx: Context, container: str, network: str) -> None:
+    """The container is not on the network: its attachment and its claims go."""
+    key = r.key("containers", container)
+
+    def decide(cluster: Cluster) -> Draft:
+        record = cluster.containers.get(container)
+        if record is None:
+            return Draft([], {})
+        rest = {other: text for other, text in record.attachments.items() if other != network}
+        changes = [put(key, msgspec.structs.replace(record, attachments=rest))]
+        return Draft([*changes, *network_changes(cluster, network, container)], {key: cluster.version(key)})
+
+    await commit_decided(ctx, decide)
