@@ -97,7 +97,9 @@ class Agent:
             await self.driver.set_remotes(real, real.remotes)
             if network not in present:
                 await self.engine.create_network(engine_network_body(record, real))
-            await self.responder.serve(network, real.gateway, names(cluster, network), shared(cluster, network))
+            await self.responder.serve(
+                network, real.gateway_interface, names(cluster, network), shared(cluster, network)
+            )
         for record in cluster.networks.values():
             if record.id in present and record.id not in wanted:
                 await self.drop(record)
@@ -244,6 +246,10 @@ def test_names_resolve_across_hosts(world: World) -> None:
                 assert ip in world.inside(name, host, "nslookup", asked).split("Name:")[-1], (name, asked)
         assert "NXDOMAIN" in world.inside(name, host, "nslookup", "db1")
     assert "10.45.0.12" in world.inside("db1", "h1", "nslookup", "db2")
+
+
+def test_other_networks_may_not_ask(world: World) -> None:
+    assert "REFUSED" in world.inside("web1", "h1", "nslookup", "db1", BACK.gateway)
 
 
 def test_an_alias_has_all_addresses_and_an_address_its_name(world: World) -> None:

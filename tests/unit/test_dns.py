@@ -48,7 +48,7 @@ async def responder(port: int, upstreams: list[Upstream]) -> AsyncIterator[Respo
 async def outside(port: int) -> AsyncIterator[Upstream]:
     """A server outside: another responder whose zone is `OUTSIDE`."""
     made = Responder(port=port, upstreams=list)
-    await made.serve("outside", SERVER, OUTSIDE)
+    await made.serve("outside", f"{SERVER}/8", OUTSIDE)
     yield SERVER, port
     await made.close()
 
@@ -67,7 +67,7 @@ def found(answer: dns.message.Message) -> list[str]:
 
 @pytest.mark.parametrize("tcp", [False, True])
 async def test_names_are_answered_over_udp_and_tcp(responder: Responder, port: int, tcp: bool) -> None:
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     assert found(await ask(ONE, port, "web", tcp=tcp)) == ["10.44.0.2"]
     assert found(await ask(ONE, port, "2.0.44.10.in-addr.arpa", "PTR", tcp=tcp)) == ["web.app."]
     missing = await ask(ONE, port, "nobody", tcp=tcp)
@@ -75,22 +75,29 @@ async def test_names_are_answered_over_udp_and_tcp(responder: Responder, port: i
 
 
 async def test_each_address_answers_for_its_own_network(responder: Responder, port: int) -> None:
-    await responder.serve("app", ONE, WEB)
-    await responder.serve("back", TWO, STORE)
+    await responder.serve("app", f"{ONE}/8", WEB)
+    await responder.serve("back", f"{TWO}/8", STORE)
     assert found(await ask(TWO, port, "store")) == ["10.45.0.9"]
     assert (await ask(ONE, port, "store")).rcode() == dns.rcode.NXDOMAIN
 
 
 async def test_a_client_on_two_networks_may_know_both(responder: Responder, port: int) -> None:
-    await responder.serve("back", TWO, STORE)
-    await responder.serve("app", ONE, WEB, {"127.9.4.77": ("back", "not served here")})
+    await responder.serve("back", f"{TWO}/8", STORE)
+    await responder.serve("app", f"{ONE}/8", WEB, {"127.9.4.77": ("back", "not served here")})
     assert found(await ask(ONE, port, "store", source="127.9.4.77")) == ["10.45.0.9"]
     assert (await ask(ONE, port, "store", source="127.9.4.78")).rcode() == dns.rcode.NXDOMAIN
 
 
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_a_client_outside_the_subnet_is_refused(responder: Responder, port: int, tcp: bool) -> None:
+    await responder.serve("app", f"{ONE}/24", WEB)
+    assert found(await ask(ONE, port, "web", tcp=tcp, source="127.9.4.77")) == ["10.44.0.2"]
+    assert (await ask(ONE, port, "web", tcp=tcp, source="127.9.5.77")).rcode() == dns.rcode.REFUSED
+
+
 async def test_a_new_table_replaces_the_old_one(responder: Responder, port: int) -> None:
-    await responder.serve("app", ONE, WEB)
-    await responder.serve("app", ONE, {"db": ("10.44.0.7",)})
+    await responder.serve("app", f"{ONE}/8", WEB)
+    await responder.serve("app", f"{ONE}/8", {"db": ("10.44.0.7",)})
     assert found(await ask(ONE, port, "db")) == ["10.44.0.7"]
     assert (await ask(ONE, port, "web")).rcode() == dns.rcode.NXDOMAIN
     responder.set_names("app", WEB)
@@ -98,27 +105,27 @@ async def test_a_new_table_replaces_the_old_one(responder: Responder, port: int)
 
 
 async def test_a_network_follows_its_gateway_and_its_port_is_free_after_stop(responder: Responder, port: int) -> None:
-    await responder.serve("app", ONE, WEB)
-    await responder.serve("app", TWO, WEB)
-    await responder.serve("back", ONE, STORE)
+    await responder.serve("app", f"{ONE}/8", WEB)
+    await responder.serve("app", f"{TWO}/8", WEB)
+    await responder.serve("back", f"{ONE}/8", STORE)
     assert found(await ask(TWO, port, "web")) == ["10.44.0.2"]
     assert found(await ask(ONE, port, "store")) == ["10.45.0.9"]
     for _ in range(2):
         await responder.stop("back")
-    await responder.serve("back", ONE, STORE)
+    await responder.serve("back", f"{ONE}/8", STORE)
     assert found(await ask(ONE, port, "store", tcp=True)) == ["10.45.0.9"]
 
 
 async def test_an_address_that_another_server_has_is_refused(responder: Responder, port: int) -> None:
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     other = Responder(port=port, upstreams=list)
     with pytest.raises(DroverError, match="cannot be served"):
-        await other.serve("app", ONE, WEB)
+        await other.serve("app", f"{ONE}/8", WEB)
     await other.close()
 
 
 async def test_an_address_that_is_not_there_yet_can_be_served(responder: Responder) -> None:
-    await responder.serve("app", "198.51.100.9", WEB)
+    await responder.serve("app", "198.51.100.9/24", WEB)
     responder.set_names("app", STORE)
     await responder.stop("app")
     with pytest.raises(KeyError):
@@ -130,7 +137,7 @@ async def test_names_outside_come_from_the_hosts_servers(
     responder: Responder, port: int, upstreams: list[Upstream], outside: Upstream, tcp: bool
 ) -> None:
     upstreams.append(outside)
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     assert found(await ask(ONE, port, "example.com", tcp=tcp)) == ["192.0.2.1"]
 
 
@@ -138,7 +145,7 @@ async def test_a_large_answer_from_outside_is_had_over_tcp(
     responder: Responder, port: int, upstreams: list[Upstream], outside: Upstream
 ) -> None:
     upstreams.append(outside)
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     query = dns.message.make_query("many.example.com", "A")
     answer, by_tcp = await dns.asyncquery.udp_with_fallback(query, ONE, timeout=10, port=port)
     assert (by_tcp, len(found(answer))) == (True, 100)
@@ -148,13 +155,13 @@ async def test_the_next_server_is_asked_when_one_refuses(
     responder: Responder, port: int, upstreams: list[Upstream], outside: Upstream
 ) -> None:
     upstreams += [("127.9.4.9", port), outside]
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     assert found(await ask(ONE, port, "example.com")) == ["192.0.2.1"]
 
 
 @pytest.mark.parametrize("tcp", [False, True])
 async def test_without_servers_outside_names_fail_at_once(responder: Responder, port: int, tcp: bool) -> None:
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     assert (await ask(ONE, port, "example.com", tcp=tcp)).rcode() == dns.rcode.SERVFAIL
 
 
@@ -169,14 +176,14 @@ async def test_a_single_label_is_never_asked_outside(
 
     transport, listener = await asyncio.get_running_loop().create_datagram_endpoint(Listener, local_addr=(SERVER, port))
     upstreams.append((SERVER, port))
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     assert (await ask(ONE, port, "nobody")).rcode() == dns.rcode.NXDOMAIN
     assert listener.heard == 0
     transport.close()
 
 
 async def test_garbage_harms_nobody(responder: Responder, port: int) -> None:
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         for junk in (b"", b"x", b"\xff" * 100, b"\0" * 12):
             client.sendto(junk, (ONE, port))
@@ -189,7 +196,7 @@ async def test_garbage_harms_nobody(responder: Responder, port: int) -> None:
 
 
 async def test_several_questions_over_one_connection(responder: Responder, port: int) -> None:
-    await responder.serve("app", ONE, WEB)
+    await responder.serve("app", f"{ONE}/8", WEB)
     reader, writer = await asyncio.open_connection(ONE, port)
     queries = [dns.message.make_query("web", kind) for kind in ("A", "AAAA", "A")]
     writer.write(b"".join(query.to_wire(prepend_length=True) for query in queries))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from drover.decide.names import names, shared
+from drover.decide.names import names, resolvers, shared
 from drover.model.cluster import Change, Cluster, put
 from drover.model.records import Address, Container, ContainerFacts, Network, Placement, key
 
@@ -101,3 +101,11 @@ def test_who_is_on_other_networks_too() -> None:
     cluster = cluster_of(both, one)
     assert shared(cluster, APP.id) == {"10.44.0.2": (BACK.id,)}
     assert shared(cluster, BACK.id) == {"10.45.0.2": (APP.id,)}
+
+
+def test_a_containers_name_servers_are_its_gateways() -> None:
+    lan = Network(id="c" * 64, name="lan", body="{}", driver="macvlan", subnet="192.0.2.0/24", gateway="192.0.2.1")
+    both = container("both", {BACK.id: "10.45.0.2", APP.id: "10.44.0.2"})
+    cluster = cluster_of(both, container("out", {lan.id: "192.0.2.9"}), [put(key("networks", lan.id), lan)])
+    assert resolvers(cluster, both[0].record.id) == ("10.44.0.1", "10.45.0.1")
+    assert resolvers(cluster, "out".ljust(64, "0")) == ()

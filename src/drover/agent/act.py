@@ -139,7 +139,9 @@ class Actor:
         self._view.volumes.add(name)
 
     async def _ensure_network(self, network: str) -> None:
-        real = overlay.realised(self._cluster, self._host).get(network)
+        underlay = self._cluster.hosts[self._host].address
+        mtu_bytes = await self._drivers.network.mtu_bytes(underlay)
+        real = overlay.realised(self._cluster, self._host, mtu_bytes=mtu_bytes).get(network)
         if real is not None:
             await self._drivers.network.realise(real)
             await self._drivers.network.set_remotes(real, real.remotes)

@@ -32,7 +32,7 @@ class Responder(Protocol):
     """The name server of this host (`drivers.network.dns`)."""
 
     async def serve(self, network: str, gateway: str, names: Names, shared: Names | None = None) -> None:
-        """Answer on the gateway address with these names; called again with others when they change."""
+        """Answer on the gateway address (`10.44.0.1/16`: who may ask) with these names; again when they change."""
         ...
 
     async def stop(self, network: str) -> None: ...
@@ -72,6 +72,7 @@ class NetworkKeeper:
                 delay = VERIFY_S
             except DroverError as error:
                 log.warning("a network could not be brought up to date", error=error.message)
+                verified_at = float("-inf")
             await woken(self._wake, delay)
 
     def _on_batch(self, batch: Batch) -> None:
@@ -106,5 +107,5 @@ class NetworkKeeper:
         await self._driver.set_remotes(real, real.remotes, verify=verify)
         tables = names.names(cluster, network), names.shared(cluster, network)
         if self._served.get(network) != tables:
-            await self._responder.serve(network, real.gateway, *tables)
+            await self._responder.serve(network, real.gateway_interface, *tables)
             self._served[network] = tables

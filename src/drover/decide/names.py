@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import msgspec
 
 from drover.decide.claims import claims_by_network
+from drover.decide.overlay import is_overlay
 from drover.model.cluster import Cluster
 from drover.model.records import Address, Container, Network
 from drover.model.spec import parse_spec
@@ -64,6 +65,16 @@ def shared(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
                 others.setdefault(claim.container, []).append(other)
     here = claims_by_network(cluster).get(network_id, ())
     return {claim.ip: tuple(sorted(others[claim.container])) for claim in here if claim.container in others}
+
+
+def resolvers(cluster: Cluster, container_id: str) -> tuple[str, ...]:
+    """The name servers of a container: the gateways of the overlay networks it has an address on, in network order.
+
+    Each answers for all of them (`shared`). Empty for a container that is on none, which keeps its engine's servers.
+    """
+    networks = {claim.network for claim in cluster.addresses.values() if claim.container == container_id}
+    found = (cluster.networks.get(network) for network in sorted(networks))
+    return tuple(network.gateway for network in found if network and is_overlay(network))
 
 
 def _answering(cluster: Cluster, network_id: str) -> Iterator[tuple[Address, Container]]:

@@ -77,6 +77,11 @@ class RealNetwork(msgspec.Struct, frozen=True, kw_only=True):
         return int(self.subnet.partition("/")[2])
 
     @property
+    def gateway_interface(self) -> str:
+        """`10.44.0.1/16`: the gateway's address with the prefix of its subnet."""
+        return f"{self.gateway}/{self.prefix_length}"
+
+    @property
     def gateway_mac(self) -> str:
         return mac_of(self.gateway)
 

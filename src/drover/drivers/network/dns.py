@@ -5,7 +5,8 @@ this one for every other name, from inside the container's namespace; the gatewa
 socket tells the network that is asked from, the client's address the container, and with it the other networks
 whose names it may know.
 
-    name                                       answered from
+    question                                   answered from
+    by a client outside the network's subnet   nowhere: refused (the host would let other networks, and neighbours, ask)
     of this network                            its zone (`messages`)
     of another network of the same container   that network's zone
     of one label, known to neither             nowhere: it does not exist
@@ -21,6 +22,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import cast
 
@@ -45,9 +47,9 @@ Upstream = tuple[str, int]
 
 
 class _Served:
-    """One network: its zone, its clients with other networks, its sockets."""
+    """One network: who may ask, its zone, its clients with other networks, its sockets."""
 
-    def __init__(self, gateway: str) -> None:
+    def __init__(self, gateway: IPv4Interface) -> None:
         self.gateway = gateway
         self.zone = Zone({})
         self.shared: Shared = {}
@@ -75,13 +77,15 @@ class Responder:
     async def serve(self, network: str, gateway: str, names: Names, shared: Shared | None = None) -> None:
         """Answer on a network's gateway address with these names; again with others when they change.
 
-        `shared`: client address to the other networks whose names it may know (`decide.names.shared`). Raises
-        `DroverError` if another name server has the address.
+        `gateway` has the prefix length of the subnet whose addresses may ask: `10.44.0.1/16`. `shared`: client address
+        to the other networks whose names it may know (`decide.names.shared`). Raises `DroverError` if another name
+        server has the address.
         """
         served = self._served.get(network)
-        if served is None or served.gateway != gateway:
+        interface = IPv4Interface(gateway)
+        if served is None or served.gateway != interface:
             await self.stop(network)
-            served = await self._open(network, gateway)
+            await self._open(network, interface)
         self.set_names(network, names, shared)
 
     def set_names(self, network: str, names: Names, shared: Shared | None = None) -> None:
@@ -115,6 +119,8 @@ class Responder:
             question = messages.parse(query)
         except Malformed as error:
             return error.reply
+        if IPv4Address(client) not in served.gateway.network:
+            return messages.reply(query, question, messages.REFUSED)
         limit = messages.LARGEST_BYTES if tcp else question.udp_limit_bytes
         for zone in (served.zone, *self._other_zones(served, client)):
             if zone.knows(question.name):
@@ -134,22 +140,22 @@ class Responder:
                     return await asyncio.wait_for(ask(upstream, query), UPSTREAM_DEADLINE_S)
         return messages.reply(query, question, messages.SERVER_FAILURE)
 
-    async def _open(self, network: str, gateway: str) -> _Served:
+    async def _open(self, network: str, gateway: IPv4Interface) -> None:
         served = _Served(gateway)
+        address = str(gateway.ip)
         loop = asyncio.get_running_loop()
         try:
-            udp = _socket(socket.SOCK_DGRAM, gateway, self._port)
+            udp = _socket(socket.SOCK_DGRAM, address, self._port)
             _, served.udp = await loop.create_datagram_endpoint(lambda: _Datagrams(self, network), sock=udp)
-            tcp = _socket(socket.SOCK_STREAM, gateway, self._port)
+            tcp = _socket(socket.SOCK_STREAM, address, self._port)
             served.tcp = await asyncio.start_server(lambda r, w: self._connection(network, r, w), sock=tcp)
         except OSError as error:
             await served.close()
             raise DroverError(
-                f"The names of network {network} cannot be served on {gateway} port {self._port}: {error}",
+                f"The names of network {network} cannot be served on {address} port {self._port}: {error}",
                 hint="See with `ss -lnp` who listens on the port.",
             ) from error
         self._served[network] = served
-        return served
 
     def received(
         self, network: str, query: bytes, client: tuple[str, int], transport: asyncio.DatagramTransport
