@@ -186,3 +186,19 @@ def test_an_empty_body() -> None:
         "Labels": {"drover.id": WEB, "drover.epoch": "1"},
         "Hostname": WEB[:12],
     }
+
+
+def test_the_networks_gateways_answer_names_unless_the_client_chose_servers() -> None:
+    network = r.Network(id=NET, name="app", body="{}", subnet="10.128.0.0/20", gateway="10.128.0.1", vni=1)
+    cluster = Cluster().apply(
+        1, [put(r.key("networks", NET), network), put(r.key("network_names", "app"), r.Name(id=NET))]
+    )
+
+    def dns(**host: Any) -> Any:
+        record = r.Container(id=WEB, name="web", body=json.dumps({"Image": "busybox", "HostConfig": host}))
+        return engine_body(record, epoch=1, containers={}, cluster=cluster)["HostConfig"].get("Dns")
+
+    assert dns(NetworkMode="app") == ["10.128.0.1"]
+    assert dns(NetworkMode=NET, Dns=[]) == ["10.128.0.1"]
+    assert dns(NetworkMode="app", Dns=["1.1.1.1"]) == ["1.1.1.1"]
+    assert dns(NetworkMode="bridge") is None

@@ -13,6 +13,8 @@ not in this table, known or unknown, keep their JSON values:
     HostConfig.VolumesFrom, Links                the engine's id in place of a cluster id
     HostConfig.NetworkMode, EndpointsConfig      the network's name in place of its cluster id
     EndpointsConfig.NET                          the claimed IPv4 address, and its MAC address
+    HostConfig.Dns                               the gateways of its cluster networks, if the client names no server:
+                                                 the engine's own 127.0.0.11 asks them for names on other hosts
 
 A container named by name keeps its name in all of them: the engine's container has the same one, and `inspect` then
 shows what the client wrote. A reference to a container that this engine does not have stays too: its engine's answer
@@ -55,6 +57,7 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
     containers: Mapping[str, str] = {}
     networks: Mapping[str, str] = {}
     addresses: Mapping[str, FixedAddress] = {}
+    name_servers: tuple[str, ...] = ()
 
 
 def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str], cluster: Cluster) -> dict[str, Any]:
@@ -68,6 +71,7 @@ def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str
         containers={**containers, **names},
         networks=networks,
         addresses=_addresses(record, cluster),
+        name_servers=_name_servers(record, cluster),
     )
     return translated(json.loads(record.body or "{}"), translation)
 
@@ -86,10 +90,19 @@ def _addresses(record: r.Container, cluster: Cluster) -> dict[str, FixedAddress]
     return found
 
 
+def _name_servers(record: r.Container, cluster: Cluster) -> tuple[str, ...]:
+    """The gateways of the cluster networks that the create call joins: Drover answers names there."""
+    joined = [network for network in cluster.networks.values() if is_overlay(network)]
+    refs = parse_spec(record.body).network_refs
+    return tuple(n.gateway for n in joined if n.gateway and (n.name in refs or n.id in refs))
+
+
 def translated(body: Mapping[str, Any], translation: Translation) -> dict[str, Any]:
     """The body with `translation` written into it; `body` itself is left alone."""
     result = strip_scheduling_env(body)
     host = _host_config(result.get("HostConfig") or {}, translation)
+    if translation.name_servers and not host.get("Dns"):
+        host["Dns"] = list(translation.name_servers)
     labels = {ID_LABEL: translation.id, EPOCH_LABEL: str(translation.epoch)}
     result["Labels"] = {**(result.get("Labels") or {}), **labels}
     if not result.get("Hostname") and _has_own_name(host):
