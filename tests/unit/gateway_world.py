@@ -52,6 +52,7 @@ class ScriptedLinks:
         self.answers: dict[tuple[str, str, str], EngineResponse | Answerer] = {}
         self.streams: dict[str, asyncio.Queue[bytes | None]] = {}
         self.histories: dict[str, list[bytes]] = {}
+        self._events: dict[str, asyncio.Event] = {}
         self.silent: set[str] = set()
         self.asked: list[tuple[str, str, str]] = []
 
@@ -78,6 +79,13 @@ class ScriptedLinks:
         answer = self.answers.get((host, method, path), refused(404, "page not found"))
         return answer if isinstance(answer, EngineResponse) else answer(host, query, body)
 
+    async def opened(self, host: str) -> None:
+        """Returns once somebody reads the host's stream."""
+        await self._opened(host).wait()
+
+    def _opened(self, host: str) -> asyncio.Event:
+        return self._events.setdefault(host, asyncio.Event())
+
     async def stream(self, host: str, method: str, target: str) -> AsyncIterator[bytes]:
         self.asked.append((host, method, target))
         if host in self.silent:
@@ -88,6 +96,7 @@ class ScriptedLinks:
                 yield line
             return
         queue = self.streams.setdefault(host, asyncio.Queue())
+        self._opened(host).set()
         while (piece := await queue.get()) is not None:
             yield piece
         raise EngineError(500, "cut")

@@ -3,7 +3,10 @@
 outcome of the commit   what happens
 written                 the mirror is awaited, so that the next look sees it (read your own writes)
 CommitConflict          the picture is awaited that shows the other change, then `decide` is asked again
-third conflict          `Conflict`: try again
+fourth conflict         `Conflict`: try again
+
+Calls that choose from what is free (addresses, subnets, ports, hosts) all want the same next one. Within one gateway
+they take turns (`Context.choosing`), so that a conflict is always with another gateway.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from drover.gateway.context import Context
 from drover.model.cluster import Change, Cluster
 from drover.store.port import CommitConflict
 
-TRIES = 3
+TRIES = 4
+"""The first, and three more."""
 FRESH_DEADLINE_S = 5.0
 
 
@@ -46,7 +50,7 @@ async def commit_decided(
         else:
             await ctx.mirror.reached(revision, FRESH_DEADLINE_S)
             return draft
-    raise Conflict("the records kept changing meanwhile, three times in a row", hint="try again")
+    raise Conflict("the records kept changing meanwhile, four times in a row", hint="try again")
 
 
 async def _newer(ctx: Context, expect: Mapping[str, int]) -> None:

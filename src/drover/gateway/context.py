@@ -56,6 +56,7 @@ class Context:
         self.new_id = new_id
         self.ids = IdMap()
         self.execs = ExecMap()
+        self.choosing = asyncio.Lock()
         self.ids.rebuild(mirror.cluster)
         mirror.on_batch(self.ids.observe)
 

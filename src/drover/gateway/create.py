@@ -86,7 +86,9 @@ async def create(ctx: Context, call: Call) -> Outcome:
 
 
 async def _make(ctx: Context, wish: Wish) -> Reply:
-    await commit_decided(ctx, lambda cluster: draft(cluster, wish), lambda: _name_freed(ctx, wish.name))
+    await _name_freed(ctx, wish.name)
+    async with ctx.choosing:
+        await commit_decided(ctx, lambda cluster: draft(cluster, wish))
     return await _finish(ctx, wish)
 
 

@@ -69,7 +69,8 @@ async def create(ctx: Context, call: Call) -> Outcome:
     if driver not in OVERLAY_DRIVERS:
         await _refuse_driver(ctx, driver)
     network_id, now = ctx.new_id(), ctx.clock()
-    await commit_decided(ctx, lambda cluster: draft(cluster, network_id, asked.name, driver, body, now))
+    async with ctx.choosing:
+        await commit_decided(ctx, lambda cluster: draft(cluster, network_id, asked.name, driver, body, now))
     return json_reply({"Id": network_id, "Warning": ""}, 201)
 
 

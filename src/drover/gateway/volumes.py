@@ -1,8 +1,8 @@
 """Volumes: named ones are records of the cluster; anonymous ones belong to the engine whose container made them.
 
     volume                          known by           inspect, list            rm
-    created, or used by its name    a record           the record; mountpoint   the record is marked; the host that has the
-                                                       from its host's engine   data removes it, and then the record
+    created, or used by its name    a record           the record; mountpoint   the record is marked; the host that
+                                                       from its host's engine   has the data removes it and the record
     made by an engine (anonymous)   the engine         that engine's words      that engine
     of another driver               this host's engine that engine's words      that engine
 
