@@ -52,7 +52,8 @@ class Hosts:
     async def join(self, name: str) -> None:
         number = int(name[1:])
         host = Host(name=name, id=f"id-{name}", index=number, address=LOOPBACKS[number - 1])
-        await self.store.commit([put(f"hosts/{name}", host), put(f"alive/{name}", Alive(host=name, session="s"))])
+        joined = [put(f"hosts/{name}", host), put(f"alive/{name}", Alive(host=name, session="s"))]
+        await self.mirror.reached(await self.store.commit(joined), PATIENCE_S)
 
     async def remove(self, name: str) -> None:
         await self.store.commit([delete(f"hosts/{name}"), delete(f"alive/{name}")])
@@ -175,3 +176,15 @@ async def test_a_lone_member_has_nothing_to_do_and_says_what_it_is(hosts: Hosts)
     status = await member_status(hosts.store.http, row.client_url)
     assert status.member_id == status.leader_id == row.member_id
     assert not status.learner
+
+
+async def test_a_mirror_that_lags_removes_nobody(hosts: Hosts) -> None:
+    """It shows a cluster in which a host is gone that in truth is there."""
+    await hosts.join("h2")
+    await hosts.join("h3")
+    await hosts.settle({"h1", "h2", "h3"})
+    await hosts.mirror.stop()
+    hosts.mirror.cluster = hosts.mirror.cluster.apply(hosts.mirror.cluster.revision, [delete("hosts/h3")])
+    step = await keep_quorum(hosts.store, hosts.mirror, hosts.client_port, hosts.peer_port)
+    assert step == Nothing("this host's picture of the cluster is not the newest; looking again")
+    assert len(await members(hosts.store.http)) == 3

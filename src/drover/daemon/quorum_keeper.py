@@ -3,6 +3,7 @@
     read        etcd's list of members
     align       the `members` records with that list (the hosts act on their own records)
     decide      `decide.quorum.next_step`
+    confirm     the same step from a fresh snapshot: a mirror that lags must not make a host look removed
     act         one change of etcd's members, then align again
 
 A pass may end anywhere: the next one begins by looking.
@@ -50,6 +51,8 @@ async def keep_quorum(
     step = next_step(mirror.cluster, listed)
     if isinstance(step, Nothing):
         return step
+    if next_step(await store.snapshot(), listed) != step:
+        return Nothing("this host's picture of the cluster is not the newest; looking again")
     done = await _act(store, mirror.cluster, step, peer_port)
     if not isinstance(done, Nothing):
         log.info("the store's members change", step=repr(step))

@@ -37,6 +37,7 @@ PAGE_ROWS = 1000
 SILENCE_S = 3.0
 PATIENCE_S = 6.0
 PAUSE_S = 0.1
+RENEW_ATTEMPTS = 4
 
 NOT_FOUND, OUT_OF_RANGE = 5, 11
 """gRPC status codes."""
@@ -51,9 +52,13 @@ class EtcdLease:
         self.ttl_s = ttl_s
 
     async def renew(self) -> float:
-        """See `Lease.renew`. Gives up after half of `ttl_s`: a later answer would help nobody."""
+        """See `Lease.renew`. Gives up after half of `ttl_s`, since a later answer would help nobody, and asks several
+        members in that time: a host must not fence itself because one of them has fallen silent."""
         deadline_s = min(self._http.deadline_s, self.ttl_s / 2)
-        answer = await self._http.call("/v3/lease/keepalive", {"ID": self.id}, deadline_s=deadline_s)
+        request = {"ID": self.id}
+        answer = await self._http.call(
+            "/v3/lease/keepalive", request, deadline_s=deadline_s, attempt_s=deadline_s / RENEW_ATTEMPTS
+        )
         if int(answer.body.get("TTL", 0)) <= 0:
             raise lease_over(self.id)
         return answer.sent_s

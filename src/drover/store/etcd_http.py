@@ -86,15 +86,26 @@ class EtcdHttp:
         preferred = [url for url in self._endpoints[:1] if url in endpoints]
         self._endpoints = preferred + [url for url in endpoints if url not in preferred]
 
-    async def call(self, path: str, body: Json, *, repeatable: bool = True, deadline_s: float | None = None) -> Answer:
-        """The answer of the first endpoint that gives one; see the table above for what it raises."""
+    async def call(
+        self,
+        path: str,
+        body: Json,
+        *,
+        repeatable: bool = True,
+        deadline_s: float | None = None,
+        attempt_s: float = ATTEMPT_S,
+    ) -> Answer:
+        """The answer of the first endpoint that gives one; see the table above for what it raises.
+
+        A repeatable call leaves an endpoint that is silent for `attempt_s`; another one waits to the end.
+        """
         loop = asyncio.get_running_loop()
         limit_s = self.deadline_s if deadline_s is None else deadline_s
         end_s = loop.time() + limit_s
         trouble: DroverError = NotTaken("no endpoint was asked")
         while (left_s := end_s - loop.time()) > 0:
             try:
-                return await self._attempt(path, body, repeatable, left_s)
+                return await self._attempt(path, body, repeatable, min(left_s, attempt_s) if repeatable else left_s)
             except (NotTaken, MaybeTaken) as error:
                 trouble = error
                 await asyncio.sleep(PAUSE_S / len(self._endpoints))
@@ -134,10 +145,9 @@ class EtcdHttp:
             await self._session.close()
             self._session = None
 
-    async def _attempt(self, path: str, body: Json, repeatable: bool, left_s: float) -> Answer:
+    async def _attempt(self, path: str, body: Json, repeatable: bool, limit_s: float) -> Answer:
         """One try at the preferred endpoint, which is demoted if it fails."""
         endpoint = self._endpoints[0]
-        limit_s = min(left_s, ATTEMPT_S) if repeatable else left_s
         try:
             async with asyncio.timeout(limit_s):
                 return await self._post(endpoint, path, body)
