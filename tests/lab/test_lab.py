@@ -253,6 +253,12 @@ def test_down_removes_what_a_killed_up_left(base: Path) -> None:
     assert not Cgroup(f"/drover-lab/{name}").exists()
 
 
+def test_a_command_starts_where_its_caller_is(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert lab.host("h1").exec(["pwd"]).stdout.strip() == str(tmp_path)
+    assert lab.host("h1").exec(["drover", "--version"]).stdout.startswith("drover ")
+
+
 def test_the_command_line_runs_things_on_hosts(lab: Lab, base: Path) -> None:
     drover = [str(Path(sys.executable).with_name("drover")), "lab"]
     which = ["--name", NAME, "--dir", str(base)]

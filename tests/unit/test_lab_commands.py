@@ -74,6 +74,15 @@ def test_docker_is_pointed_at_the_gateway_and_without_a_cluster_at_the_engine(tm
         assert environment["DROVER_LAB"] == "demo/h1"
 
 
+def test_a_host_does_not_inherit_another_engine(first: LabHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("DOCKER_TLS_VERIFY", "DOCKER_CONTEXT", "DROVER_HOST"):
+        monkeypatch.setenv(variable, "elsewhere")
+    environment = first.environment()
+    assert "DOCKER_TLS_VERIFY" not in environment
+    assert "DOCKER_CONTEXT" not in environment
+    assert environment["DROVER_HOST"] == f"unix://{first.drover_socket}"
+
+
 def test_missing_programs_are_named_by_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools.shutil, "which", lambda *_args, **_options: None)
     with pytest.raises(MissingTool) as caught:

@@ -4,22 +4,28 @@
     drover init, drover daemon                 h1           its gateway answers /_ping
     drover token create --reusable --quiet     h1
     drover join, drover daemon                 the others   each gateway answers /_ping
+    drover status --json                       h1           the store has as many voters as so many hosts give it
 
 The daemons' output is in HOST/drover.log.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drover.decide.quorum import wanted_voters
+from drover.lab.processes import wait_until
+
 if TYPE_CHECKING:
     from drover.lab.host import LabHost
 
 GATEWAY_DEADLINE_S = 60.0
+STORE_DEADLINE_S = 60.0
 _COMMAND_TIMEOUT_S = 90.0
 Say = Callable[[str], None]
 
@@ -81,3 +87,19 @@ def form(hosts: Sequence[LabHost], say: Say) -> None:
     token = first.exec([drover(), "token", "create", "--reusable", "--quiet"]).stdout.strip()
     with ThreadPoolExecutor(len(others)) as pool:
         list(pool.map(lambda host: _join(host, first, token, say), others))
+    wait_for_store(first, wanted_voters(len(hosts)))
+    say("the store has its members: any one host may go" if len(hosts) > 2 else "the store has its member")
+
+
+def voters(host: LabHost) -> int:
+    """How many voting members the store has, as the host sees it; 0 if it does not say."""
+    shown = host.exec([drover(), "status", "--json"], check=False)
+    members = json.loads(shown.stdout)["members"] if shown.returncode == 0 else []
+    return sum(member["state"] == "voter" for member in members)
+
+
+def wait_for_store(host: LabHost, wanted: int, deadline_s: float = STORE_DEADLINE_S) -> None:
+    """Until the store has that many voters, so that the cluster survives what so many hosts should."""
+    wait_until(
+        lambda: voters(host) >= wanted, f"a store with {wanted} voting members", deadline_s=deadline_s, poll_s=0.2
+    )

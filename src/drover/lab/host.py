@@ -33,6 +33,8 @@ ENGINE_DEADLINE_S = 90.0
 _DISK = ("data", "engine", "state", "run")
 # The shell that joins the cgroup, then becomes the program: nothing of a host runs outside, not even for an instant.
 _JOIN = 'echo 0 > "$0" && exec "$@"'
+# Entering a mount namespace leads to its root; the way back is there unless it is below /run.
+_STAY = 'cd "$0" 2>/dev/null; exec "$@"'
 _NOTE_PID = 'echo $$ > "$0" && exec "$@"'
 _HOLDER = "holder"
 # $1 the host's name, $2 the lab's resolv.conf. /etc/resolv.conf may be a link into /run, which is empty by then.
@@ -122,13 +124,15 @@ class LabHost:
             raise Conflict(f"host {self.name} of lab {self.lab.name} is off", hint=f"drover lab revive {self.name}")
         if self.is_frozen:
             raise Conflict(f"host {self.name} of lab {self.lab.name} is frozen", hint=f"drover lab thaw {self.name}")
-        return join_argv(self.cgroup.entry, [*namespaces_argv(self.lab.netns(self.name), pid), *argv])
+        inside = ["sh", "-c", _STAY, os.getcwd(), *argv]
+        return join_argv(self.cgroup.entry, [*namespaces_argv(self.lab.netns(self.name), pid), *inside])
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, with Docker and Drover pointed at the host."""
+        """This process's environment, with Docker and Drover pointed at the host and this `drover` found last."""
         docker = self.gateway_socket if self.lab.cluster else self.docker_socket
         return {
-            **os.environ,
+            **_inherited(),
+            "PATH": f"{os.environ.get('PATH', tools.SYSTEM_PATH)}:{Path(cluster.drover()).parent}",
             "DOCKER_HOST": f"unix://{docker}",
             "DROVER_HOST": f"unix://{self.drover_socket}",
             "DROVER_LAB": f"{self.lab.name}/{self.name}",
@@ -173,7 +177,7 @@ class LabHost:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "DROVER_LAB": f"{self.lab.name}/{self.name}"},
+                env={**_inherited(), "DROVER_LAB": f"{self.lab.name}/{self.name}"},
                 check=True,
             )
         wait_until(lambda: pid_file.exists() and pid_file.stat().st_size > 0, f"the start of {name}")
@@ -276,6 +280,11 @@ class LabHost:
         for directory in (self.run_dir, self.directory / "engine"):
             shutil.rmtree(directory)
             directory.mkdir()
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment without what points docker and drover anywhere, at another lab for instance."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "DROVER_"))}
 
 
 def _tail(log: Path, lines: int = 5) -> str:
