@@ -194,9 +194,13 @@ def test_the_networks_gateways_answer_names_unless_the_client_chose_servers() ->
         1, [put(r.key("networks", NET), network), put(r.key("network_names", "app"), r.Name(id=NET))]
     )
 
+    claim = r.Address(network=NET, ip="10.128.0.2", container=WEB)
+
     def dns(**host: Any) -> Any:
+        joined = host["NetworkMode"] != "bridge"
+        known = cluster.apply(2, [put(r.key("addresses", NET, claim.ip), claim)]) if joined else cluster
         record = r.Container(id=WEB, name="web", body=json.dumps({"Image": "busybox", "HostConfig": host}))
-        return engine_body(record, epoch=1, containers={}, cluster=cluster)["HostConfig"].get("Dns")
+        return engine_body(record, epoch=1, containers={}, cluster=known)["HostConfig"].get("Dns")
 
     assert dns(NetworkMode="app") == ["10.128.0.1"]
     assert dns(NetworkMode=NET, Dns=[]) == ["10.128.0.1"]

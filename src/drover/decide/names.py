@@ -74,7 +74,7 @@ def resolvers(cluster: Cluster, container_id: str) -> tuple[str, ...]:
     """
     networks = {claim.network for claim in cluster.addresses.values() if claim.container == container_id}
     found = (cluster.networks.get(network) for network in sorted(networks))
-    return tuple(network.gateway for network in found if network and is_overlay(network))
+    return tuple(network.gateway for network in found if network and network.gateway and is_overlay(network))
 
 
 def _answering(cluster: Cluster, network_id: str) -> Iterator[tuple[Address, Container]]:

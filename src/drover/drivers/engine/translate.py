@@ -29,6 +29,7 @@ from typing import Any
 
 import msgspec
 
+from drover.decide.names import resolvers
 from drover.decide.overlay import is_overlay, mac_of
 from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL
 from drover.model import records as r
@@ -71,7 +72,7 @@ def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str
         containers={**containers, **names},
         networks=networks,
         addresses=_addresses(record, cluster),
-        name_servers=_name_servers(record, cluster),
+        name_servers=resolvers(cluster, record.id),
     )
     return translated(json.loads(record.body or "{}"), translation)
 
@@ -88,13 +89,6 @@ def _addresses(record: r.Container, cluster: Cluster) -> dict[str, FixedAddress]
             derived = mac_of(claim.ip) if is_overlay(network) and not spec.mac else ""
             found[network.name] = FixedAddress(claim.ip, claim.mac or derived)
     return found
-
-
-def _name_servers(record: r.Container, cluster: Cluster) -> tuple[str, ...]:
-    """The gateways of the cluster networks that the create call joins: Drover answers names there."""
-    joined = [network for network in cluster.networks.values() if is_overlay(network)]
-    refs = parse_spec(record.body).network_refs
-    return tuple(n.gateway for n in joined if n.gateway and (n.name in refs or n.id in refs))
 
 
 def translated(body: Mapping[str, Any], translation: Translation) -> dict[str, Any]:
