@@ -6,6 +6,7 @@ setup: .venv/.done ## the virtual environment and the system packages
 	@tools/system-packages
 
 .venv/.done: pyproject.toml constraints.txt
+	@tools/system-packages
 	@tools/make-venv
 	@touch $@
 

@@ -226,8 +226,9 @@ def test_down_removes_half_a_lab_whose_third_host_failed(base: Path, monkeypatch
         start_engine(host)
 
     monkeypatch.setattr(LabHost, "start_engine", fail_on_h3)
-    with pytest.raises(DroverError, match="no third engine"):
+    with pytest.raises(DroverError, match="no third engine") as caught:
         Lab.create(name, 3, base=base, cluster=False)
+    assert f"drover lab down --name {name}" in caught.value.hint
     assert len(traces(name)["netns"]) == 4
 
     Lab.open(name, base=base).destroy()

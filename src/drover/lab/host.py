@@ -24,7 +24,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from drover.errors import Conflict, DeadlineExceeded, DroverError, Unavailable
+from drover.errors import Conflict, DeadlineExceeded, Unavailable
 from drover.lab import cluster, engine, net, tools
 from drover.lab.processes import Cgroup, wait_until
 from drover.lab.topology import HostSpec, Topology
@@ -157,10 +157,7 @@ class LabHost:
             env={**self.environment(), **(env or {})},
             check=False,
         )
-        if check and done.returncode != 0:
-            words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-            raise DroverError(f"`{' '.join(argv)}` on {self.name} failed: {words}")
-        return done
+        return tools.checked(done, f"`{' '.join(argv)}` on {self.name}") if check else done
 
     def exec_attached(self, argv: Sequence[str]) -> int:
         """Run a command on the host with this process's own input and output; its exit status."""

@@ -26,7 +26,7 @@ from typing import Literal
 
 import msgspec
 
-from drover.errors import Conflict, NotFound
+from drover.errors import Conflict, DroverError, NotFound
 from drover.lab import cluster, engine, net, tools
 from drover.lab.host import LabHost
 from drover.lab.processes import Cgroup
@@ -116,10 +116,15 @@ class Lab:
         tools.require_root()
         tools.require((*tools.ENGINE_TOOLS, *(("etcd",) if cluster else ())))
         lab = cls(_reserve(name, hosts, base, cluster))
-        lab._build(say)
-        lab._load(images, say)
-        if cluster:
-            lab._form(say)
+        try:
+            lab._build(say)
+            lab._load(images, say)
+            if cluster:
+                lab._form(say)
+        except DroverError as error:
+            left = f"what was made is left for a look; `drover lab down --name {name}` removes it"
+            error.hint = f"{error.hint}; {left}" if error.hint else left
+            raise
         return lab
 
     @classmethod

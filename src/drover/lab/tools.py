@@ -77,7 +77,12 @@ def run(
     done = subprocess.run(
         [find(argv[0]), *argv[1:]], input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
     )
-    if check and done.returncode != 0:
+    return checked(done, f"`{' '.join(argv)}`") if check else done
+
+
+def checked(done: subprocess.CompletedProcess[str], what: str) -> subprocess.CompletedProcess[str]:
+    """A finished program if it succeeded; else an error with its own words."""
+    if done.returncode != 0:
         words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-        raise DroverError(f"`{' '.join(argv)}` failed: {words}")
+        raise DroverError(f"{what} failed: {words}")
     return done
