@@ -34,7 +34,7 @@ def post(*lines: bytes, version: bytes = b"1.1") -> bytes:
 def test_a_request_head_is_taken_apart():
     head, rest = read(GET + b"more")
     assert (head.method, head.target, head.version, rest) == ("GET", "/v1.41/containers/json?all=1", "1.1", b"more")
-    assert head.values(b"x-a") == [b"1", b"2"]
+    assert head.index[b"x-a"] == [b"1", b"2"]
     assert head.raw == GET
     assert head.keep_alive
     assert not head.expects_continue
@@ -56,7 +56,7 @@ def test_a_head_may_arrive_byte_by_byte():
     results = [reader.feed(GET[i : i + 1]) for i in range(len(GET))]
     assert all(result is None for result in results[:-1])
     assert results[-1] is not None
-    assert results[-1][0].values(b"host") == [b"docker"]
+    assert results[-1][0].value(b"host") == b"docker"
 
 
 def test_an_upgrade_is_seen_and_the_bytes_after_the_head_are_kept():

@@ -32,6 +32,10 @@ class Receiver(Protocol):
 
     def response_data(self, data: bytes) -> None: ...
 
+    def response_flush(self) -> None:
+        """All that arrived together has been handed over: what is held back to be sent in one piece must go now."""
+        ...
+
     def response_end(self) -> None:
         """The body is complete, or the engine has ended its direction of a tunnel."""
         ...
@@ -128,6 +132,8 @@ class EngineConnection(asyncio.Protocol):
         try:
             while data and self._receiver is not None:
                 data = self._take(data)
+            if self._receiver is not None:
+                self._receiver.response_flush()
         except BadMessage as error:
             self.abort(Unavailable(f"The engine of host {self.host} did not answer in HTTP: {error.reason}."))
         if data and self._receiver is None:

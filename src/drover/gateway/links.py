@@ -158,7 +158,10 @@ class EngineLinks:
             raise _unreachable(host, error.strerror or str(error)) from error
 
     def _pool(self, host: str) -> Pool:
-        return self._pools.setdefault(host, Pool(self._idle_s))
+        pool = self._pools.get(host)
+        if pool is None:
+            pool = self._pools[host] = Pool(self._idle_s)
+        return pool
 
     @staticmethod
     def stale(connection: EngineConnection, method: str, has_body: bool) -> bool:

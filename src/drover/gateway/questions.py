@@ -11,7 +11,7 @@ from drover.errors import DroverError, EngineError, Unavailable
 from drover.gateway.call import EngineResponse, Headers
 from drover.gateway.engine_side import EngineConnection
 from drover.wire.bodies import Sink
-from drover.wire.heads import RequestHead, ResponseHead, render
+from drover.wire.heads import RequestHead, ResponseHead, index_of, render
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 ERROR_LIMIT_BYTES = 64 * 1024
@@ -37,6 +37,7 @@ def question(method: str, target: str, body: bytes, headers: Headers) -> Request
         length_bytes=len(body) or None,
         chunked=False,
         raw=raw,
+        index=index_of(all_headers),
     )
 
 
@@ -83,6 +84,9 @@ class Answer:
     def response_data(self, data: bytes) -> None:
         # Everything wanted comes through `_collect`; bytes of an unexpected tunnel are dropped.
         return
+
+    def response_flush(self) -> None:
+        return  # nothing is held back
 
     def response_end(self) -> None:
         if not self._done.done():
@@ -148,6 +152,9 @@ class Stream:
         self._waiting_bytes += len(data)
         self._connection.pause_reading(self._waiting_bytes > QUEUE_BYTES)
         self._news.set()
+
+    def response_flush(self) -> None:
+        return  # nothing is held back
 
     def response_end(self) -> None:
         self._ended = True

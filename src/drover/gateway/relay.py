@@ -11,6 +11,7 @@ the two connections' callbacks, without a task per chunk.
 | the client ends its direction | so does the engine's; the response still comes |
 | the client is gone | the engine's connection is cut, once what a tunnel's client said has been sent |
 | the engine fails before its head | `Unavailable` (or once more on a fresh connection, see `links`) |
+| the relay's hook holds the response | nothing goes to the client; `held` has it when the exchange has ended |
 | the engine fails later | the client's connection is cut, so that the truncation is seen |
 """
 
@@ -21,7 +22,7 @@ from typing import Protocol
 
 from drover.errors import DroverError
 from drover.gateway.call import Relay
-from drover.gateway.edits import ResponseEdit, choose_edit
+from drover.gateway.edits import Held, ResponseEdit, choose_edit
 from drover.gateway.engine_side import EngineConnection
 from drover.gateway.intake import Intake
 from drover.gateway.links import EngineLinks
@@ -56,6 +57,8 @@ class Relaying:
         self._connection: EngineConnection | None = None
         self._done: asyncio.Future[None] | None = None
         self._edit: ResponseEdit | None = None
+        self._unsent = b""
+        """A head that waits for the body bytes that came with it, never longer: one write, one wake-up."""
         self._keep_alive = False
         self._in_tunnel = False
         self._engine_ended = False
@@ -70,6 +73,11 @@ class Relaying:
             if not self._links.stale(connection, self._head.method, has_body):
                 raise
         return await self._attempt(await self._links.connect(host, fresh=True))
+
+    @property
+    def held(self) -> Held | None:
+        """The response, if the relay's hook holds it: complete when `run` has returned."""
+        return self._edit if isinstance(self._edit, Held) else None
 
     async def _attempt(self, connection: EngineConnection) -> bool:
         self._connection = connection
@@ -138,13 +146,15 @@ class Relaying:
         if head.interim:
             self._client.send(head.raw)
             return None
+        hook = self._relay.hook
+        held = hook is not None and hook.holds(head.status, head.headers, tunnel)
         if tunnel:
             self._open_tunnel(head)
             return None
-        self._edit = choose_edit(self._relay, self._head, head)
+        self._edit = choose_edit(self._relay, self._head, head, held)
         self._keep_alive = self._head.keep_alive and self._may_keep(head)
         if self._edit is None:
-            self._client.send(head.raw)
+            self._unsent = head.raw
             return None
         self._guarded(self._edit.start)
         return self._edit_piece
@@ -180,9 +190,16 @@ class Relaying:
             self._client.send(data)
 
     def response_data(self, data: bytes) -> None:
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
         self._client.send(data)
 
+    def response_flush(self) -> None:
+        if self._unsent:
+            self.response_data(b"")
+
     def response_end(self) -> None:
+        self.response_flush()
         if self._in_tunnel:
             self._engine_ended = True
             self._client.send_eof()
