@@ -10,6 +10,7 @@ always            the members' addresses are kept in config.json, to find the st
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -20,8 +21,16 @@ from drover.model import records as r
 from drover.model.cluster import Cluster, put
 from drover.store.etcd import EtcdStore
 from drover.store.port import CommitConflict
+from drover.trust.files import write_private
 
 log = structlog.get_logger("drover.daemon.member")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which member of the store this host's data belongs to; empty where that is not known yet."""
+
+    initial_cluster: str = ""
+    member_id: str = ""
 
 
 class StoreMember:
@@ -68,6 +77,7 @@ class StoreMember:
             peer_url=url(self._config.address, self._config.store_peer_port),
             client_url=url(self._config.address, self._config.store_client_port),
             state="voter",
+            host_id=self._config.id,
         )
         key = r.key("members", self._config.name)
         try:
@@ -79,13 +89,39 @@ class StoreMember:
         """Do what the `members` records say of this host, and remember where the store is."""
         if not self._config.store_managed:
             return
-        mine = cluster.members.get(self._config.name)
-        if mine is not None and self._process is None:
-            await self._run(_initial(mine.initial_cluster), "existing")
-        elif mine is None and self._process is not None and cluster.members:
+        await self._follow_record(cluster.members.get(self._config.name), bool(cluster.members))
+        self._remember(self._endpoints_of(cluster), store)
+
+    async def _follow_record(self, mine: r.Member | None, members_known: bool) -> None:
+        if mine is not None and mine.host_id not in ("", self._config.id):
+            return
+        if self._process is not None and members_known and self._is_over(mine):
             await self._process.wipe()
             self._process = None
-        self._remember(self._endpoints_of(cluster), store)
+            self._identity_file.unlink(missing_ok=True)
+        if mine is not None:
+            write_private(self._identity_file, msgspec.json.encode(Identity(mine.initial_cluster, mine.member_id)))
+            if self._process is None:
+                await self._run(_initial(mine.initial_cluster), "existing")
+
+    def _is_over(self, mine: r.Member | None) -> bool:
+        """Whether the data we have belongs to a member that is no longer wanted."""
+        if mine is None:
+            return True
+        known = self._identity()
+        if known.member_id and mine.member_id:
+            return known.member_id != mine.member_id
+        return not known.member_id and known.initial_cluster not in ("", mine.initial_cluster)
+
+    @property
+    def _identity_file(self) -> Path:
+        return self._config.state / "member.json"
+
+    def _identity(self) -> Identity:
+        try:
+            return msgspec.json.decode(self._identity_file.read_bytes(), type=Identity)
+        except (OSError, msgspec.DecodeError):
+            return Identity()
 
     def _remember(self, endpoints: list[str], store: EtcdStore) -> None:
         if not endpoints or endpoints == self.endpoints:
