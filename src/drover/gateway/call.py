@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from drover.errors import DroverError
+
 Headers = tuple[tuple[bytes, bytes], ...]
 BodyReader = Callable[[int], Awaitable[bytes]]
 """Reads the whole request body; raises `Invalid` if it is larger than the given number of bytes."""
@@ -35,6 +37,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     read_body: BodyReader
     params: Mapping[str, str] = {}
     """Named parts of the path, filled in by the route table."""
+    peer: str = ""
+    """Who calls, as the connection proves it: `uid:1000` on a Unix socket, `cn:NAME` by certificate, else empty."""
 
     def query(self, name: str, default: str = "") -> str:
         """The first value of a query parameter."""
@@ -62,6 +66,23 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     stream: AsyncIterator[bytes] | None = None
 
 
+class ResponseHook(Protocol):
+    """What takes part in a relayed response; `gateway.hooks` has the one there is."""
+
+    def holds(self, status: int, headers: Headers, tunnel: bool) -> bool:
+        """Asked once, when the engine's head is complete: whether to collect the whole response for `answer`. A tunnel
+        is never held."""
+        ...
+
+    async def answer(self, response: EngineResponse) -> Reply | None:
+        """What the client gets instead of the held response, which has been edited already; None: just that."""
+        ...
+
+    async def failed(self, error: DroverError, answered: bool) -> Reply:
+        """The engine failed. The client gets the reply, unless it has `answered` a part of a response already."""
+        ...
+
+
 class Relay(msgspec.Struct, frozen=True, kw_only=True):
     """Pass the call to the engine of `host`.
 
@@ -69,7 +90,7 @@ class Relay(msgspec.Struct, frozen=True, kw_only=True):
     request body (None: stream the client's through). `edit`: applied to the whole response body if it is
     JSON and framed (buffered up to a limit, Content-Length made anew). `edit_lines`: applied to each
     newline-terminated piece of a streamed response, at once. `seen`: called with status and the whole body of a
-    buffered response (implies buffering).
+    buffered response (implies buffering). `hook`: is asked about the response before the client gets any of it.
     """
 
     host: str
@@ -78,6 +99,7 @@ class Relay(msgspec.Struct, frozen=True, kw_only=True):
     edit: Edit | None = None
     edit_lines: Edit | None = None
     seen: Callable[[int, bytes], None] | None = None
+    hook: ResponseHook | None = None
 
 
 Outcome = Reply | Relay

@@ -22,9 +22,9 @@ import structlog
 
 from drover.errors import DroverError
 from drover.gateway.answers import CONTINUE, LAST_CHUNK, chunk, error_reply, has_body, reply_head
-from drover.gateway.call import Call, Outcome, Relay, Reply
+from drover.gateway.call import Call, Outcome, Relay, Reply, ResponseHook
 from drover.gateway.intake import Intake
-from drover.gateway.pipes import BUFFER_BYTES, Flow, on_unix_socket, peer_gone
+from drover.gateway.pipes import BUFFER_BYTES, Flow, on_unix_socket, peer_gone, peer_identity
 from drover.gateway.relay import Relaying
 from drover.gateway.targets import read_target
 from drover.wire.bodies import request_framing
@@ -46,6 +46,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, server: GatewayServer) -> None:
         self.ended = False
+        self._peer = ""
         self._server = server
         self._wire: asyncio.Transport | None = None
         self._reader = RequestReader()
@@ -62,6 +63,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast(asyncio.Transport, transport)
         self._wire.set_write_buffer_limits(high=BUFFER_BYTES)
+        self._peer = peer_identity(self._wire)
         self.intake = Intake(Flow(self._wire), self._refuse)
         self._server.opened(self)
 
@@ -83,7 +85,8 @@ class ClientConnection(asyncio.Protocol):
             self._relaying.client_ended(gone)
         elif gone:
             self._abort()
-        return True
+        # TLS in asyncio has no half-close: it closes the connection whatever is returned, and warns about True.
+        return self._wire is not None and self._wire.get_extra_info("ssl_object") is None
 
     def _gone(self) -> bool:
         """Whether the client, having ended its direction, is taken not to read either: what a Unix socket knows;
@@ -195,6 +198,7 @@ class ClientConnection(asyncio.Protocol):
             query_string=query_string,
             headers=head.headers,
             read_body=read_body,
+            peer=self._peer,
         )
 
     def _ask_for_body(self, head: RequestHead) -> None:
@@ -202,11 +206,35 @@ class ClientConnection(asyncio.Protocol):
             self._write(CONTINUE)
 
     async def _relay(self, head: RequestHead, target: str, relay: Relay) -> bool:
-        self._relaying = Relaying(self, head, target, relay, self._server.links)
+        if relay.hook is None:
+            return await self._run(Relaying(self, head, target, relay, self._server.links))
+        return await self._relay_hooked(head, target, relay, relay.hook)
+
+    async def _run(self, relaying: Relaying) -> bool:
+        self._relaying = relaying
         try:
-            return await self._relaying.run()
+            return await relaying.run()
         finally:
             self._relaying = None
+
+    async def _relay_hooked(self, head: RequestHead, target: str, relay: Relay, hook: ResponseHook) -> bool:
+        """A relay whose response may be held: then the hook says what the client gets."""
+        relaying = Relaying(self, head, target, relay, self._server.links)
+        try:
+            keep_alive = await self._run(relaying)
+        except DroverError as error:
+            reply = await hook.failed(error, self._answered)
+            if self._answered:
+                raise
+        else:
+            if relaying.held is None:
+                return keep_alive
+            answer = await hook.answer(relaying.held.response)
+            if answer is None:
+                self.send(relaying.held.raw)
+                return keep_alive
+            reply = answer
+        return await self._reply(head, reply)
 
     async def _answer_error(self, head: RequestHead, error: Exception) -> bool:
         reply = error_reply(error)

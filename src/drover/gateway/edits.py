@@ -8,6 +8,7 @@ and returns the bytes for the client, head included; None means that the respons
 | `edit_lines` | is below 300 and has a body | head at once, each line edited as soon as it is complete, chunked anew |
 | `seen` | anything | buffered; `edit` applied if JSON; Content-Length made anew |
 | `edit` | is JSON with a body | buffered, edited, Content-Length made anew |
+| a `hook` that holds | is no tunnel | collected after `seen` and `edit`; nothing is sent, the hook answers |
 | otherwise, or a tunnel | | untouched |
 """
 
@@ -18,7 +19,7 @@ from typing import Protocol
 
 from drover.errors import EngineError
 from drover.gateway.answers import LAST_CHUNK, chunk, has_body, status_line
-from drover.gateway.call import Relay
+from drover.gateway.call import EngineResponse, Relay
 from drover.wire.heads import RequestHead, ResponseHead, render, without
 
 WHOLE_LIMIT_BYTES = 32 * 1024 * 1024
@@ -39,16 +40,22 @@ class ResponseEdit(Protocol):
         ...
 
 
-def choose_edit(relay: Relay, request: RequestHead, response: ResponseHead) -> ResponseEdit | None:
-    """The edit a response needs; not for tunnels and interim heads."""
+def choose_edit(relay: Relay, request: RequestHead, response: ResponseHead, held: bool = False) -> ResponseEdit | None:
+    """The edit a response needs; not for tunnels and interim heads. `held`: a hook wants to have it whole."""
     body = has_body(request.method, response.status)
+    if held:
+        return Held(_edit_of(relay, body, response), relay.seen, request, response)
     if relay.edit_lines is not None and body and response.status < 300:
         return Lines(relay.edit_lines, request, response)
-    json = body and response.value(b"content-type").lower().startswith(b"application/json")
-    edit = relay.edit if json else None
+    edit = _edit_of(relay, body, response)
     if relay.seen is not None or edit is not None:
         return Whole(edit, relay.seen, request, response)
     return None
+
+
+def _edit_of(relay: Relay, body: bool, response: ResponseHead) -> Callable[[bytes], bytes] | None:
+    json = body and response.value(b"content-type").lower().startswith(b"application/json")
+    return relay.edit if json else None
 
 
 class Whole:
@@ -77,14 +84,31 @@ class Whole:
         return b""
 
     def end(self) -> bytes:
+        return self._render(self._edited())
+
+    def _edited(self) -> bytes:
         body = b"".join(self._pieces)
         if self._seen is not None:
             self._seen(self._response.status, body)
+        return body if self._edit is None else self._edit(body)
+
+    def _render(self, body: bytes) -> bytes:
         if not has_body(self._request.method, self._response.status):
             return self._response.raw
-        if self._edit is not None:
-            body = self._edit(body)
         return _head(self._response, (b"Content-Length", b"%d" % len(body))) + body
+
+
+class Held(Whole):
+    """Keeps the whole edited response for a hook: as a value, and as what the client gets if the hook leaves it."""
+
+    response = EngineResponse(status=0)
+    raw = b""
+
+    def end(self) -> bytes:
+        body = self._edited()
+        self.response = EngineResponse(status=self._response.status, headers=self._response.headers, body=body)
+        self.raw = self._render(body)
+        return b""
 
 
 class Lines:

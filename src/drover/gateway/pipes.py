@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 from typing import Any, cast
 
 from drover.wire.frames import END, FRAME_LIMIT_BYTES, FrameDecoder, frame
@@ -46,6 +47,16 @@ def peer_gone(transport: asyncio.BaseTransport) -> bool:
 def on_unix_socket(transport: asyncio.BaseTransport) -> bool:
     sock = transport.get_extra_info("socket")
     return sock is not None and sock.family == socket.AF_UNIX
+
+
+def peer_identity(transport: asyncio.BaseTransport) -> str:
+    """Who is at the other end, as the kernel or a verified certificate says: `uid:1000`, `cn:NAME`, or empty."""
+    if on_unix_socket(transport):
+        raw = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return f"uid:{struct.unpack('3i', raw)[1]}"
+    certificate: dict[str, Any] = transport.get_extra_info("peercert") or {}
+    names = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+    return f"cn:{names[0]}" if names else ""
 
 
 async def connect_unix(protocol: asyncio.Protocol, path: str) -> None:

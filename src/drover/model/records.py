@@ -21,6 +21,7 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     tokens             token id               people     a join token (hash only)
     members            host                   leader     the host runs a member of the store
     settings           name                   people     cluster-wide settings
+    adapters           current or previous    people     the hooks' configuration, and the one before it
 
 On acceptance of a call the gateway writes for people and, with `decide.schedule`, in place of the leader, in one
 conditional commit. Times are seconds since the Unix epoch; they are shown, never compared to prove a death.
@@ -245,6 +246,13 @@ class Setting(Record, frozen=True):
     value: str
 
 
+class Adapters(Record, frozen=True):
+    """The hooks' configuration: the text of an `adapters.yml`, checked before it was written."""
+
+    text: str
+    applied_at: float = 0.0
+
+
 TABLES: dict[str, type[Record]] = {
     "hosts": Host,
     "alive": Alive,
@@ -263,6 +271,7 @@ TABLES: dict[str, type[Record]] = {
     "tokens": Token,
     "members": Member,
     "settings": Setting,
+    "adapters": Adapters,
 }
 
 
