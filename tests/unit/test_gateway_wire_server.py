@@ -407,6 +407,26 @@ async def test_tcp_with_and_without_tls(world: World, tls: bool):
     await until(lambda: world.server.counters.open_connections == 0)
 
 
+async def test_a_tls_client_that_leaves_cancels_its_handler(world: World):
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def handler(call: Call) -> Outcome:
+        entered.set()
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+
+    world.handler = handler
+    port = await world.server.listen_tcp("127.0.0.1", 0, world.server_tls)
+    client = Peer(*await asyncio.open_connection("127.0.0.1", port, ssl=world.client_tls, server_hostname="localhost"))
+    await client.send(GET)
+    async with asyncio.timeout(10):
+        await entered.wait()
+        client.close()
+        await cancelled.wait()
+
+
 async def test_clients_that_misbehave_harm_nobody_else(world: World):
     good = await world.client()
     bad = [await world.client() for _ in range(20)]
