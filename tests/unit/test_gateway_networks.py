@@ -125,7 +125,9 @@ async def test_predefined_networks_are_the_engines(world: World) -> None:
 
 async def test_a_network_in_use_is_not_removed(world: World) -> None:
     network = await made(world, "app")
-    having(world, 1, "web", HostConfig={"NetworkMode": "app"})
+    identity = having(world, 1, "web", HostConfig={"NetworkMode": "app"})
+    key = r.key("addresses", network, "10.128.0.2")
+    world.write([put(key, r.Address(network=network, ip="10.128.0.2", container=identity))])
     gateway = await world.gateway()
     told = f"error while removing network: network app id {network} has active endpoints"
     assert await ask(gateway, "DELETE", "/networks/app") == (403, {"message": told})

@@ -14,18 +14,16 @@ from typing import Any
 
 import msgspec
 
-from drover.decide.converge import networks_of
 from drover.decide.overlay import is_overlay
 from drover.errors import EngineError, Forbidden
 from drover.gateway.call import Call, Outcome, Reply
 from drover.gateway.commits import Draft, commit_decided
 from drover.gateway.context import Context, decoded, json_text
 from drover.gateway.create import address_claim, is_predefined
-from drover.gateway.networks import network_changes
+from drover.gateway.networks import members_of, network_changes
 from drover.gateway.orders import Ask, no_more, reply_to, submit
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
-from drover.model.spec import parse_spec
 
 
 class _Ipam(msgspec.Struct, rename="pascal"):
@@ -70,7 +68,7 @@ async def connect(ctx: Context, call: Call) -> Outcome:
 
 def joined(cluster: Cluster, record: r.Container, network: r.Network, text: str) -> tuple[r.Container, Draft]:
     """The record with the network, and the claim to an address on it. Raises Docker's `Forbidden` if it is on it."""
-    if network.id in networks_of(cluster, record, parse_spec(record.body)):
+    if record in members_of(cluster, network):
         raise Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
     attached = msgspec.structs.replace(record, attachments={**record.attachments, network.id: text})
     network_key = r.key("networks", network.id)
@@ -90,7 +88,7 @@ async def disconnect(ctx: Context, call: Call) -> Outcome:
         return await _order(ctx, asked.container, "disconnect", {"network": ref, "force": asked.force})
     network = ctx.network(ref)
     record = ctx.container(asked.container)
-    if network.id not in networks_of(ctx.cluster, record, parse_spec(record.body)):
+    if record not in members_of(ctx.cluster, network):
         raise EngineError(500, f"container {record.id} is not connected to network {network.name}")
     reply = await _order(ctx, asked.container, "disconnect", {"network": network.id, "force": asked.force})
     if reply.status < 400:

@@ -11,7 +11,7 @@ running container is on it, as in Docker; stopped ones lose their addresses when
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -20,7 +20,7 @@ import msgspec
 
 from drover.decide.addresses import next_vni, subnet_for
 from drover.decide.converge import networks_of
-from drover.decide.overlay import OVERLAY_DRIVERS
+from drover.decide.overlay import OVERLAY_DRIVERS, is_overlay
 from drover.errors import Conflict, DeadlineExceeded, EngineError, Forbidden, NotFound
 from drover.gateway.call import Call, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
@@ -232,10 +232,14 @@ def active_on(cluster: Cluster, network: r.Network) -> list[r.Container]:
     return [container for container in members_of(cluster, network) if _is_active(cluster, container)]
 
 
-def members_of(cluster: Cluster, network: r.Network) -> Iterator[r.Container]:
-    for container in cluster.containers.values():
-        if network.id in networks_of(cluster, container, parse_spec(container.body)):
-            yield container
+def members_of(cluster: Cluster, network: r.Network) -> list[r.Container]:
+    """The containers on a network: on the cluster's own those that hold an address there (a create body may name one
+    that its container has left since), on others those that asked for it."""
+    if is_overlay(network):
+        claims = [claim for claim in cluster.addresses.values() if claim.network == network.id]
+        return [cluster.containers[claim.container] for claim in claims if claim.container in cluster.containers]
+    every = cluster.containers.values()
+    return [one for one in every if network.id in networks_of(cluster, one, parse_spec(one.body))]
 
 
 def _is_active(cluster: Cluster, container: r.Container) -> bool:
