@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -101,6 +101,8 @@ class HookedCall:
         self._extras = layer.extras(call, any(each.protocol == 2 for each in (*hooks.pre, *hooks.post)))
         self._request = Request(method=call.method, request="")
         self._ran: list[Adapter] = []
+        self._culprit = ""
+        """The adapter that ended the chain."""
         self._by_lines = False
 
     async def run(self) -> Outcome:
@@ -239,6 +241,7 @@ class HookedCall:
         except (Refused, AdapterError) as error:
             outcome, said = _judged(adapter, error)
             if outcome != "skipped":
+                self._culprit = adapter.name
                 raise
             log.warning("an adapter failed and is skipped", adapter=adapter.name, hook=kind, why=said)
         except asyncio.CancelledError:
@@ -273,12 +276,14 @@ class HookedCall:
             )
         )
 
-    def _stopped(self, stage: Any, error: Refused | AdapterError, engines: Response | None) -> Reply:
+    def _stopped(
+        self, stage: Literal["pre-hook", "post-hook"], error: Refused | AdapterError, engines: Response | None
+    ) -> Reply:
         """The client's answer when a hook ends the chain; what ran before is unwound."""
         reply = error.reply if isinstance(error, Refused) else error_reply(error)
         text = message_of(reply.body)
         log.info("a hook ended a call", stage=stage, method=self._call.method, path=self._call.path, why=text)
-        self._unwind(Failure(stage=stage, code=reply.status, message=text), engines)
+        self._unwind(Failure(stage=stage, adapter=self._culprit, code=reply.status, message=text), engines)
         return reply
 
     def _log_skipped(self, why: str) -> None:
