@@ -247,6 +247,13 @@ async def test_a_refused_remove_restores_what_was_wanted_and_speaks_of_the_clust
     assert record_of(world, identity).desired == "running"
 
 
+async def test_what_could_not_be_started_is_not_started_later(world: World) -> None:
+    await agents(world, lambda record: r.Answer(status=400, body='{"message":"no such file"}'))
+    identity = having(world, 1, "web", state="created")
+    assert await ask(await world.gateway(), "POST", "/containers/web/start") == (400, {"message": "no such file"})
+    assert record_of(world, identity).desired == "created"
+
+
 async def test_rename_moves_the_name(world: World) -> None:
     await agents(world)
     identity = having(world, 1, "web")

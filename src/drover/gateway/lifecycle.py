@@ -4,7 +4,7 @@ call                                    order      waits at most
 POST /containers/X/start                start      60 s
 POST /containers/X/stop, /restart?t=T   the same   T + 30 s (T: else the container's own, else 10)
 POST /containers/X/kill?signal=S        kill       60 s; a signal that stops nothing is relayed
-DELETE /containers/X                    remove     60 s; a refusal restores what the container was
+DELETE /containers/X                    remove     60 s
 POST /containers/X/rename?name=N        rename     60 s; the name N is claimed in the same commit
 POST /containers/X/update               update     60 s
 """
@@ -20,7 +20,7 @@ from drover.gateway.call import Call, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
 from drover.gateway.containers import target_at_engine
 from drover.gateway.context import Context, decoded, json_text
-from drover.gateway.orders import Ask, reply_to, submit, take_back
+from drover.gateway.orders import Ask, reply_to, submit
 from drover.model import records as r
 from drover.model.cluster import Cluster, delete, put
 
@@ -67,13 +67,9 @@ async def remove(ctx: Context, call: Call) -> Outcome:
 
 
 async def remove_container(ctx: Context, record: r.Container, query: str, force: bool) -> r.Answer:
-    """Remove one container; where the engine refuses, it shall be again what it was."""
+    """Remove one container, if its host can be asked."""
     ctx.host_of(record)
-    before = record.desired if record.desired != "removed" else "stopped"
-    answer = await submit(ctx, record.id, Ask(verb="remove", query=query, force=force))
-    if answer.status >= 400:
-        await take_back(ctx, record.id, before)
-    return answer
+    return await submit(ctx, record.id, Ask(verb="remove", query=query, force=force))
 
 
 async def rename(ctx: Context, call: Call) -> Outcome:

@@ -11,7 +11,8 @@ the mirror until the host's facts carry an answer with that number. The engine's
     nothing before the deadline                `DeadlineExceeded`, which says what is missing
 
 A new order first waits for the answer to the previous one, unless it may overtake: `kill` and `stop` anything but a
-`create`, a forced `remove` anything. That a refused `remove` leaves no trace is `take_back`'s work.
+`create`, a forced `remove` anything. A refused order leaves what is desired
+as it was: nobody starts or removes later what the client was told cannot be.
 """
 
 from __future__ import annotations
@@ -69,18 +70,21 @@ def no_more(cluster: Cluster, record: r.Container) -> tuple[r.Container, Draft]:
 
 async def submit(ctx: Context, container: str, ask: Ask, amend: Amendment = no_more) -> r.Answer:
     """Give the order to a container (an id) and wait for its answer, as the module's table says."""
-    given: list[int] = []
+    before: list[r.Container] = []
 
     def decide(cluster: Cluster) -> Draft:
-        record, more = amend(cluster, _record(cluster, container))
-        given[:] = [record.order.number + 1]
-        order = r.Order(number=given[0], verb=ask.verb, query=ask.query, body=ask.body)
+        before[:] = [_record(cluster, container)]
+        record, more = amend(cluster, before[0])
+        order = r.Order(number=record.order.number + 1, verb=ask.verb, query=ask.query, body=ask.body)
         changed = msgspec.structs.replace(record, order=order, desired=DESIRED.get(ask.verb, record.desired))
         key = r.key("containers", container)
         return Draft([put(key, changed), *more.changes], {**more.expect, key: cluster.version(key)})
 
     await commit_decided(ctx, decide, lambda: _previous_answered(ctx, container, ask))
-    return await answered(ctx, container, given[0], ask.verb, ask.deadline_s)
+    answer = await answered(ctx, container, before[0].order.number + 1, ask.verb, ask.deadline_s)
+    if answer.status >= 400 and ask.verb in DESIRED:
+        await _take_back(ctx, container, answer.number, before[0].desired)
+    return answer
 
 
 def reply_to(ctx: Context, answer: r.Answer) -> Reply:
@@ -130,13 +134,13 @@ def watched(cluster: Cluster, container: str) -> list[str]:
     return [*own, r.key("alive", host), r.key("host_facts", host), r.key("hosts", host)]
 
 
-async def take_back(ctx: Context, container: str, desired: r.Desired) -> None:
-    """After the engine refused to remove it, a container shall be what it was: unless somebody asked for more."""
+async def _take_back(ctx: Context, container: str, number: int, desired: r.Desired) -> None:
+    """After the engine refused an order, what is desired is what it was before: unless there is a newer order."""
     key = r.key("containers", container)
 
     def decide(cluster: Cluster) -> Draft:
         record = cluster.containers.get(container)
-        if record is None or record.desired != "removed" or is_pending(cluster, record):
+        if record is None or record.order.number != number:
             return Draft([], {})
         return Draft([put(key, msgspec.structs.replace(record, desired=desired))], {key: cluster.version(key)})
 
