@@ -1,5 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Both do all their own set-up.
 PY := .venv/bin/python
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 .PHONY: setup check test lab demo bench docs conformance clean
 
 setup: .venv/.done ## the virtual environment and the system packages
@@ -16,11 +17,13 @@ check: .venv/.done ## lint, types and the fast tests: no root, seconds
 	$(PY) -m pytest -q -m "not lab" -n 2
 
 test: setup ## everything: check, then the lab suite on real engines (root)
+	@tools/clients
 	$(MAKE) check
 	$(PY) -m pytest -q -m lab
 
-demo: setup ## a three-host cluster on this machine, told as it happens
-	.venv/bin/drover lab demo
+demo: setup ## a three-host cluster on this machine, told as it happens (root)
+	@tools/clients compose
+	$(SUDO) .venv/bin/drover lab demo
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -15,6 +15,11 @@ def say(text: str) -> None:
     click.echo(text)
 
 
+def title(text: str) -> None:
+    """A line that stands out on a terminal; plain text elsewhere."""
+    click.echo(click.style(text, bold=True))
+
+
 def note(text: str) -> None:
     """Something to know that is no result: on stderr, so that results can be piped."""
     click.echo(text, err=True)

@@ -1,0 +1,144 @@
+"""The demo's acts about hosts that die and come back.
+
+Theory of operation. `Callers` are clients that never stop: one thread per gateway of a survivor, each making the calls
+of a list in turn and noting how long each took and whether it failed. What they noted while a host died is the
+promise "the survivors answer every call".
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from drover.lab.clients import Docker, Ran
+from drover.lab.demo_acts import SIX
+from drover.lab.stage import HOST_FIELD, Stage
+from drover.lab.story import Row, expect
+
+CREATE_DEADLINE_S = 10.0
+KNOWN_DOWN_S = 30.0
+AT_ONCE_S = 2.0
+_CALLER_TIMEOUT_S = 15.0
+_TABLE = f"table {{{{.Names}}}}\t{HOST_FIELD}\t{{{{.Status}}}}"
+
+
+class Callers:
+    """Clients that call until told to stop; `ran` is all they did."""
+
+    def __init__(self, clients: Sequence[Docker], calls: Sequence[Sequence[str]]) -> None:
+        self.ran: list[Ran] = []
+        self._calls = calls
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(client,), daemon=True) for client in clients]
+
+    @property
+    def failed(self) -> list[Ran]:
+        return [ran for ran in self.ran if ran.status != 0]
+
+    @property
+    def slowest(self) -> Ran:
+        return max(self.ran, key=lambda ran: ran.took_s)
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+
+    def _call(self, client: Docker) -> None:
+        """Every call in turn, and again; the list is gone through once at least."""
+        while True:
+            for call in self._calls:
+                self.ran.append(client.run(*call, timeout_s=_CALLER_TIMEOUT_S))
+            if self._stop.is_set():
+                return
+
+
+def _on(stage: Stage, host: str) -> str:
+    """One of the six that runs on the host."""
+    return next(name for name, at in zip(SIX, stage.host_of(*SIX), strict=True) if at == host)
+
+
+def power_cut(stage: Stage) -> None:
+    lost, near, far = _on(stage, "h3"), _on(stage, "h1"), _on(stage, "h2")
+    calls = [["ps"], ["inspect", near], ["exec", far, "true"], ["logs", "--tail", "1", far], ["exec", near, "true"]]
+    callers = Callers([stage.client("h1"), stage.client("h2")], calls)
+    with stage.story.promise("h3 dies, and the survivors answer every call") as row:
+        with callers.calling():
+            stage.story.tell("the power of h3 is cut; nobody is told")
+            stage.lab.host("h3").kill()
+            cut_at = time.monotonic()
+            _creates_at_once(stage)
+            _until_known_down(stage, lost, cut_at)
+        _no_call_failed(row, callers)
+    _dead_host_is_named(stage, lost)
+    stage.docker("ps", "-a", "--format", _TABLE, host="h2")
+
+
+def _creates_at_once(stage: Stage) -> None:
+    with stage.story.promise(f"a create right after a power cut takes less than {CREATE_DEADLINE_S:g} s") as row:
+        begin = time.monotonic()
+        name = f"after-{stage.first}"
+        stage.docker("run", "-d", "--name", name, "busybox", "sleep", "1000")
+        took_s = time.monotonic() - begin
+        expect(took_s < CREATE_DEADLINE_S, f"less than {CREATE_DEADLINE_S:g} s", f"{took_s:.1f} s")
+        row.figure = f"{took_s:.1f} s, on {stage.host_of(name)[0]}"
+
+
+def _until_known_down(stage: Stage, lost: str, cut_at: float) -> None:
+    def known() -> float | None:
+        said = stage.client().run("exec", lost, "true", timeout_s=_CALLER_TIMEOUT_S)
+        return time.monotonic() - cut_at if "is down since" in said.err else None
+
+    after_s = stage.until(known, "the news of the power cut", KNOWN_DOWN_S)
+    stage.story.tell(f"the survivors know after {after_s:.1f} s")
+
+
+def _no_call_failed(row: Row, callers: Callers) -> None:
+    expect(not callers.failed, "no call to fail", "\n".join(f"{ran.line}: {ran.words}" for ran in callers.failed))
+    slowest = callers.slowest
+    row.figure = f"{len(callers.ran)} calls, slowest {slowest.took_s:.1f} s ({slowest.line.split()[1]})"
+
+
+def _dead_host_is_named(stage: Stage, lost: str) -> None:
+    with stage.story.promise("a call about a container on it says at once which host, and since when") as row:
+        begin = time.monotonic()
+        said = stage.refused("logs", lost)
+        took_s = time.monotonic() - begin
+        expect("host h3 is down since" in said, "the host and the time", said)
+        expect(took_s < AT_ONCE_S, f"less than {AT_ONCE_S:g} s", f"{took_s:.1f} s")
+        row.figure = f"{took_s * 1000:.0f} ms"
+
+
+def come_back(stage: Stage) -> None:
+    with stage.story.promise("h3 boots with its disk and is used again") as row:
+        begin = time.monotonic()
+        stage.lab.host("h3").revive()
+        lost = _on(stage, "h3")
+        stage.docker("start", lost)
+        row.figure = f"{lost} runs {time.monotonic() - begin:.1f} s after power-on"
+        stage.docker("exec", lost, "echo", "here I am again")
+        stage.docker("run", "--rm", "-e", "constraint:host==h3", "busybox", "echo", "a new one on h3")
+        stage.drover("host", "ls")
+
+
+def first_host_dies(stage: Stage) -> None:
+    stage.first = "h2"
+    there, returned = _on(stage, "h2"), _on(stage, "h3")
+    calls = [["ps"], ["exec", there, "true"], ["exec", returned, "true"], ["inspect", there]]
+    callers = Callers([stage.client("h2"), stage.client("h3")], calls)
+    with stage.story.promise("h1 dies, too: h2 and h3 answer every call") as row:
+        with callers.calling():
+            stage.story.tell("the power of h1 is cut: it founded the cluster, and led it")
+            stage.lab.host("h1").kill()
+            _creates_at_once(stage)
+            stage.docker("exec", there, "echo", "work goes on")
+        _no_call_failed(row, callers)
+    stage.docker("ps", "--format", _TABLE)
