@@ -336,6 +336,8 @@ async def test_a_reading_call_goes_to_the_engine_under_its_own_id(world: World) 
         assert (relay.host, relay.target) == ("h2", f"/v1.41/containers/{engine_id(identity)}/logs?stdout=1&tail=a%20b")
     relay = await relayed(gateway, "POST", "/containers/web/kill?signal=SIGHUP")
     assert relay.target == f"/containers/{engine_id(identity)}/kill?signal=SIGHUP"
+    relay = await relayed(gateway, "DELETE", f"/containers/{identity[:12]}/alias?link=1")
+    assert (relay.host, relay.target) == ("h2", "/containers/web/alias?link=1")
     relay = await relayed(gateway, "POST", "/commit?container=web&repo=x")
     assert relay.target == f"/commit?container={engine_id(identity)}&repo=x"
 

@@ -15,6 +15,8 @@ from drover.gateway.call import EngineResponse, Reply
 from drover.gateway.filters import parse_filters, parse_when
 from drover.gateway.gateway import Gateway
 from drover.gateway.merge import merge_images
+from drover.model import records as r
+from drover.model.cluster import put
 
 FIRST, SECOND = cid(1), cid(2)
 
@@ -146,9 +148,18 @@ async def test_image_calls_go_to_a_host_that_has_it(world: World) -> None:
     assert (await relayed(gateway, "GET", "/images/get?names=a/b:1")).host == "h2"
     assert (await relayed(gateway, "GET", "/images/nope/json")).host == "h1"
     assert (await relayed(gateway, "POST", "/images/create?fromImage=x")).host == "h1"
+    assert (await relayed(gateway, "POST", "/images/a/b:1/push")).edit is None
     drop_host(world, "h1")
     await gateway.context.mirror.reached(world.shared.cluster.revision, 5.0)
     assert (await relayed(gateway, "POST", "/build")).host == "h2"
+
+
+async def test_a_build_on_a_cluster_network_goes_where_the_network_is(world: World) -> None:
+    network = r.Network(id="c" * 64, name="app", body="{}")
+    facts = r.NetworkFacts(network=network.id, host="h2", engine_id="d" * 64)
+    world.write([put(r.key("networks", network.id), network), put(r.key("network_facts", "h2", network.id), facts)])
+    relay = await relayed(await world.gateway(), "POST", f"/v1.41/build?t=a%3A1&networkmode={network.id}")
+    assert (relay.host, relay.target) == ("h2", "/v1.41/build?t=a%3A1&networkmode=app")
 
 
 async def test_tag_and_remove_reach_every_host_that_has_it(world: World) -> None:

@@ -5,6 +5,7 @@ list                                        all hosts; merged by id
 inspect, history, push, get (one or many)   a host that has it (all of them), this one first
 tag, rm                                     every host that has it; the answers merged
 pull, import, load, build, search, …        this host's engine (`system.relay_front`); others fetch it at first use
+build with a cluster network                a host that has the network, under the network's name
 prune, build prune                          all hosts; merged
 """
 
@@ -12,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl, urlencode
 
 from drover.errors import EngineError
 from drover.gateway.call import Call, EngineResponse, Outcome, Relay, Reply
 from drover.gateway.context import Context, decoded, json_reply, message_of, succeeded, target_of
 from drover.gateway.imagehosts import ask_for_image, hosts_with
 from drover.gateway.merge import merge_images, merged_lists, total
+from drover.model import records as r
+from drover.model.cluster import Cluster
 
 CHANGE_DEADLINE_S = 60.0
 PRUNE_DEADLINE_S = 300.0
@@ -34,6 +37,11 @@ async def list_images(ctx: Context, call: Call) -> Outcome:
 
 async def relay_to_holder(ctx: Context, call: Call) -> Outcome:
     """To a host that has the image; where none has, this host's engine says so in its own words."""
+    return Relay(host=await _holder(ctx, [call.params["name"]]), edit=ctx.ids.to_cluster)
+
+
+async def stream_to_holder(ctx: Context, call: Call) -> Outcome:
+    """The same for what streams: archives, and a push's progress."""
     return Relay(host=await _holder(ctx, [call.params["name"]]))
 
 
@@ -74,6 +82,21 @@ async def remove(ctx: Context, call: Call) -> Outcome:
 def each_once(items: list[Any]) -> list[Any]:
     """What several hosts deleted or untagged alike (objects with one key, or ids), once, in order."""
     return list({str(item): item for item in items}.values())
+
+
+async def build(ctx: Context, call: Call) -> Outcome:
+    network = _network(ctx.cluster, call.query("networkmode"))
+    if network is None:
+        return Relay(host=ctx.front())
+    pairs = parse_qsl(call.query_string, keep_blank_values=True)
+    query = urlencode([(name, network.name if name == "networkmode" else value) for name, value in pairs])
+    having = [host for host in ctx.usable() if f"{host}/{network.id}" in ctx.cluster.network_facts]
+    return Relay(host=having[0] if having else ctx.front(), target=target_of(call, call.path, query))
+
+
+def _network(cluster: Cluster, ref: str) -> r.Network | None:
+    named = cluster.network_names.get(ref)
+    return cluster.networks.get(named.id if named is not None else ref)
 
 
 async def prune(ctx: Context, call: Call) -> Outcome:

@@ -4,7 +4,7 @@ call                                    order      waits at most
 POST /containers/X/start                start      60 s
 POST /containers/X/stop, /restart?t=T   the same   T + 30 s (T: else the container's own, else 10)
 POST /containers/X/kill?signal=S        kill       60 s; a signal that stops nothing is relayed
-DELETE /containers/X                    remove     60 s
+DELETE /containers/X                    remove     60 s; with ?link=1 relayed: that removes a link only
 POST /containers/X/rename?name=N        rename     60 s; the name N is claimed in the same commit
 POST /containers/X/update               update     60 s
 """
@@ -19,7 +19,7 @@ from drover.errors import Conflict, Invalid
 from drover.gateway.call import Call, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
 from drover.gateway.containers import target_at_engine
-from drover.gateway.context import Context, decoded, json_text
+from drover.gateway.context import Context, decoded, json_text, target_of
 from drover.gateway.orders import Ask, reply_to, submit
 from drover.model import records as r
 from drover.model.cluster import Cluster, delete, put
@@ -62,8 +62,18 @@ async def update(ctx: Context, call: Call) -> Outcome:
 
 
 async def remove(ctx: Context, call: Call) -> Outcome:
+    if call.flag("link"):
+        return _remove_link(ctx, call)
     record = ctx.container(call.params["name"])
     return reply_to(ctx, await remove_container(ctx, record, call.query_string, call.flag("force")))
+
+
+def _remove_link(ctx: Context, call: Call) -> Relay:
+    """`docker rm --link NAME/ALIAS` removes a link and no container: the engine's affair."""
+    ref, _, alias = call.params["name"].removeprefix("/").partition("/")
+    record = ctx.container(ref)
+    host, _ = ctx.engine_of(record)
+    return Relay(host=host, target=target_of(call, f"/containers/{record.name}/{alias}"), edit=ctx.ids.to_cluster)
 
 
 async def remove_container(ctx: Context, record: r.Container, query: str, force: bool) -> r.Answer:

@@ -11,8 +11,8 @@ the mirror until the host's facts carry an answer with that number. The engine's
     nothing before the deadline                `DeadlineExceeded`, which says what is missing
 
 A new order first waits for the answer to the previous one, unless it may overtake: `kill` and `stop` anything but a
-`create`, a forced `remove` anything. A refused order leaves what is desired
-as it was: nobody starts or removes later what the client was told cannot be.
+`create`, a forced `remove` anything. A refused order leaves what is desired as it was: nobody starts or removes later
+what the client was told cannot be.
 """
 
 from __future__ import annotations
