@@ -290,3 +290,12 @@ async def test_many_at_once_share_few_handshakes_and_one_failure(world: World):
     attempts = [world.links.request("h2", "GET", "/x") for _ in range(100)]
     results = await asyncio.gather(*attempts, return_exceptions=True)
     assert all(isinstance(result, Unavailable) for result in results)
+
+
+async def test_a_tunnel_refuses_a_host_that_is_no_member(world: World):
+    world.tunnel.admit = lambda name: False
+    with pytest.raises(Unavailable):
+        await world.links.request("h2", "GET", "/_ping", deadline_s=5)
+    assert world.remote_engine.opened == 0
+    world.tunnel.admit = lambda name: True
+    assert (await world.links.request("h2", "GET", "/_ping", deadline_s=5)).body == b"OK"

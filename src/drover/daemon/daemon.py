@@ -86,7 +86,7 @@ class Daemon:
             config.name, self.store, self.mirror, self.links, time.time, lambda: secrets.token_hex(32)
         )
         self.server = GatewayServer(self.gateway.handle, self.links)
-        self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls)
+        self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
         self.api = ApiServer(self._api_context(), image_routes(config.name, self.engine))
 
     def _links(self, client_tls: ssl.SSLContext) -> EngineLinks:
@@ -103,6 +103,11 @@ class Daemon:
             return None
         record = self.mirror.cluster.hosts[host]
         return record.address, record.tunnel_port
+
+    def _admits(self, host: str) -> bool:
+        """Whether a host with a certificate of ours is a member. While the picture is old, the certificate counts:
+        not knowing a host is no proof that it was removed."""
+        return host in self.mirror.cluster.hosts or not self.mirror.healthy
 
     def _api_context(self) -> Context:
         return Context(

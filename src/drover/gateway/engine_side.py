@@ -21,6 +21,10 @@ from drover.gateway.pipes import BUFFER_BYTES, Flow
 from drover.wire.bodies import Body, Sink, becomes_tunnel, response_framing
 from drover.wire.heads import BadMessage, RequestHead, ResponseHead, ResponseReader
 
+SETTLE_S = 0.002
+"""How long a tunnel's first bytes wait behind its head. Clients that read the head through a buffer (docker-py) lose
+what arrives together with it; an engine writes the two apart, and a relay must not bring them together."""
+
 
 class Receiver(Protocol):
     """Gets one exchange's response, part by part, in the event loop's thread; must not block."""
@@ -70,6 +74,8 @@ class EngineConnection(asyncio.Protocol):
         self._tunnel = False
         self._keep_alive = False
         self._half_closed = False
+        self._settling: list[bytes] | None = None
+        self._ended_early = False
 
     # For the one who makes an exchange.
 
@@ -141,6 +147,9 @@ class EngineConnection(asyncio.Protocol):
 
     def _take(self, data: bytes) -> bytes:
         """Pass on what belongs to the current part of the response; returns the rest."""
+        if self._settling is not None:
+            self._settling.append(data)
+            return b""
         if self._tunnel:
             self._to_receiver(data)
             return b""
@@ -165,7 +174,10 @@ class EngineConnection(asyncio.Protocol):
         self._tunnel = becomes_tunnel(self._request, head)
         self._keep_alive = head.keep_alive and not self._tunnel
         sink = self._receiver.response_head(head, self._tunnel)
-        if not self._tunnel and not head.interim:
+        if self._tunnel:
+            self._settling = []
+            asyncio.get_running_loop().call_later(SETTLE_S, self._settled)
+        elif not head.interim:
             self._raw = sink is None
             self._body = Body(response_framing(self._request.method, head), sink)
             self._finish_if_done()
@@ -176,8 +188,20 @@ class EngineConnection(asyncio.Protocol):
             receiver, self._receiver = self._receiver, None
             receiver.response_end()
 
+    def _settled(self) -> None:
+        """Pass on what came since the tunnel opened, and its end if that came too."""
+        held, self._settling = self._settling, None
+        if held:
+            self._to_receiver(b"".join(held))
+        if self._ended_early:
+            self._ended_early = False
+            self.eof_received()
+
     def eof_received(self) -> bool:
         self._keep_alive = False
+        if self._settling is not None:
+            self._ended_early = True
+            return True
         if self._receiver is None:
             self.close()
         elif self._tunnel:
@@ -197,6 +221,8 @@ class EngineConnection(asyncio.Protocol):
             self._finish_if_done()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._settling is not None:
+            self._settled()
         self._keep_alive = False
         self._on_lost(self)
         self._fail(self._cut())

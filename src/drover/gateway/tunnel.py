@@ -1,10 +1,12 @@
 """The other daemons' way to this host's engine: one framed pipe per connection, from mutual TLS to a Unix socket.
 
-Theory of operation. Who may connect is decided by the TLS context (a certificate of the cluster's CA). Each accepted
-connection gets an engine connection of its own, joined to it by a splice; HTTP is not looked at here.
+Theory of operation. Who may connect is decided by the TLS context (a certificate of the cluster's CA) and by `admit`
+(a removed host still has its certificate). Each accepted connection gets an engine connection of its own, joined to it
+by a splice; HTTP is not looked at here.
 
 | what happens | what the peer sees |
 |---|---|
+| `admit` knows no such host | its connection closes without a byte |
 | the engine's socket refuses or does not answer in 2 s | its connection closes without an end frame |
 | either side ends its direction | the end frame, or end of file; the opposite direction goes on |
 | the daemon stops | its connections close |
@@ -14,10 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 import structlog
 
 from drover.gateway.pipes import FramedPipe, SpliceEnd, connect_unix
+from drover.trust.tls import peer_name
 
 CONNECT_DEADLINE_S = 2.0
 HANDSHAKE_DEADLINE_S = 5.0
@@ -36,6 +40,11 @@ class _Accepted(SpliceEnd):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        peer = peer_name(transport)
+        if not self._server.admit(peer):
+            log.warning("tunnel: this host does not belong to the cluster (any more)", peer=peer)
+            self.abort()
+            return
         self._server.accepted.add(self)
         self._connecting = asyncio.create_task(self._connect())
 
@@ -56,10 +65,14 @@ class _Accepted(SpliceEnd):
 
 
 class TunnelServer:
-    """Listens with `tls` (a server context that demands client certificates) for the engine at `socket_path`."""
+    """Listens with `tls` (a server context that demands client certificates) for the engine at `socket_path`.
 
-    def __init__(self, socket_path: str, tls: ssl.SSLContext) -> None:
+    `admit(name)` says whether the host named in the peer's certificate may use the engine.
+    """
+
+    def __init__(self, socket_path: str, tls: ssl.SSLContext, admit: Callable[[str], bool] = lambda name: True) -> None:
         self.socket_path = socket_path
+        self.admit = admit
         self.accepted: set[_Accepted] = set()
         self._tls = tls
         self._server: asyncio.Server | None = None
