@@ -67,22 +67,33 @@ async def test_create_without_a_name_gets_two_words(world: World) -> None:
     assert second.isalpha()
 
 
-async def test_create_claims_address_port_and_volume_in_the_same_revision(world: World) -> None:
+async def test_create_claims_address_and_volume_in_the_same_revision(world: World) -> None:
     await agents(world)
     gateway = await world.gateway()
     assert (await ask(gateway, "POST", "/networks/create", {"Name": "app", "IPAM": POOL}))[0] == 201
-    host_config = {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}, "Binds": ["data:/d"], "NetworkMode": "app"}
+    host_config = {"Binds": ["data:/d"], "NetworkMode": "app"}
     endpoints = {"EndpointsConfig": {"app": {"IPAMConfig": {"IPv4Address": "10.44.0.9"}}}}
     asked = {**BODY, "HostConfig": host_config, "NetworkingConfig": endpoints}
     status, body = await ask(gateway, "POST", "/containers/create?name=db", asked)
     cluster = world.shared.cluster
     network = cluster.network_names["app"].id
     where = cluster.host_of(body["Id"])
-    keys = [f"addresses/{network}/10.44.0.9", f"ports/{where}/tcp/8080", "volumes/data", "names/db"]
+    keys = [f"addresses/{network}/10.44.0.9", "volumes/data", "names/db"]
     assert status == 201
     assert {cluster.version(key) for key in keys} == {cluster.version(f"placements/{body['Id']}")}
     assert cluster.volumes["data"].host == where
     assert cluster.addresses[f"{network}/10.44.0.9"].mac == "02:42:0a:2c:00:09"
+
+
+async def test_a_port_of_a_host_is_claimed_once_per_host(world: World) -> None:
+    await agents(world)
+    gateway = await world.gateway()
+    ports = {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]}
+    asked = {**BODY, "HostConfig": {"PortBindings": ports, "NetworkMode": "bridge"}}
+    answers = [await ask(gateway, "POST", "/containers/create", asked) for _ in range(4)]
+    assert [status for status, _ in answers] == [201, 201, 201, 503]
+    assert sorted(world.shared.cluster.ports) == [f"{name}/tcp/8080" for name in HOSTS]
+    assert "8080" in answers[3][1]["message"]
 
 
 POOL = {"Config": [{"Subnet": "10.44.0.0/24"}]}
@@ -182,6 +193,28 @@ async def test_the_image_tagged_last_is_meant_and_silent_hosts_are_skipped(world
 
 def image(identity: str, tagged: str) -> EngineResponse:
     return response({"Id": identity, "Metadata": {"LastTagTime": tagged}})
+
+
+async def test_a_commit_without_an_answer_is_looked_up(world: World) -> None:
+    await agents(world)
+    gateway = await world.gateway()
+    store = world.shared.client(deadline_s=0.05)
+    store.lose_answers = True
+    gateway.context.store = store
+    status, body = await ask(gateway, "POST", "/containers/create?name=web", BODY)
+    assert status == 201
+    assert list(world.shared.cluster.containers) == [body["Id"]]
+
+
+async def test_a_store_that_is_away_is_told_and_nothing_is_made(world: World) -> None:
+    await agents(world)
+    gateway = await world.gateway()
+    store = world.shared.client(deadline_s=0.05)
+    store.cut = True
+    gateway.context.store = store
+    status, answer = await ask(gateway, "POST", "/containers/create?name=web", BODY)
+    assert (status, "the store did not answer" in answer["message"]) == (503, True)
+    assert not world.shared.cluster.containers
 
 
 async def test_no_host_can_take_it_names_every_host(world: World) -> None:

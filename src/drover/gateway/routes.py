@@ -143,6 +143,21 @@ _SWARM = (
 ROUTES = (*_SYSTEM, *_CONTAINERS, *_IMAGES, *_NETWORKS, *_VOLUMES, *_SWARM)
 
 
+def _first_part(path: str) -> str:
+    return path[1:].partition("/")[0]
+
+
+def _by_start() -> dict[tuple[str, str], list[Route]]:
+    """The table by method and first part of the path, which no template leaves open."""
+    found: dict[tuple[str, str], list[Route]] = {}
+    for route in ROUTES:
+        found.setdefault((route.method, _first_part(route.template)), []).append(route)
+    return found
+
+
+_BY_START = _by_start()
+
+
 @lru_cache(maxsize=512)
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(_PART.sub(r"(?P<\1>.+)", template))
@@ -150,7 +165,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 def find_route(method: str, path: str) -> tuple[Route, dict[str, str]] | None:
     """The first route for a method and a decoded path without version, and the path's named parts."""
-    for route in ROUTES:
-        if route.method == method and (match := _pattern(route.template).fullmatch(path)):
+    for route in _BY_START.get((method, _first_part(path)), ()):
+        if match := _pattern(route.template).fullmatch(path):
             return route, match.groupdict()
     return None
