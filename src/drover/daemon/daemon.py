@@ -6,7 +6,8 @@
     4  session, agent, networks, leadership          each a task; none waits for another
     5  tunnel, API, gateway                          the host answers
 
-On SIGTERM the doors close in the reverse order and the lease is given back. Containers stay as they are (P6).
+On SIGTERM the doors close in the reverse order. Containers stay as they are (P6), and so does the lease while there are
+any: the next daemon goes on with them before it is over. Without containers the lease is given back.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
+from drover.daemon.recovery import Recoverer
 from drover.decide import health
 from drover.drivers.engine.docker import DockerEngine
 from drover.drivers.network.dns import Responder
@@ -54,6 +56,7 @@ from drover.trust import certificates, tls
 log = structlog.get_logger("drover.daemon")
 
 STORE_PATIENCE_S = 10.0
+REACH_S = 2.0
 RENEWAL_CHECK_S = 3600.0
 
 
@@ -78,9 +81,9 @@ class Daemon:
         self.keeper = NetworkKeeper(
             config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
         )
-        self.leadership = Leadership(
-            config.name, self.store, self.mirror, self.session, [self._note_losses, self._keep_quorum]
-        )
+        self.recoverer = Recoverer(self.store, self.mirror, time.time)
+        duties = [self._note_losses, self.recoverer.recover, self._keep_quorum]
+        self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
         self.links = self._links(self._client_tls)
         self.gateway = Gateway(
             config.name, self.store, self.mirror, self.links, time.time, lambda: secrets.token_hex(32)
@@ -179,7 +182,8 @@ class Daemon:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.session.end()
+        if not any(placement.host == self.config.name for placement in self.mirror.cluster.placements.values()):
+            await self.session.end()
         await self.mirror.stop()
         await self.links.close()
         await self.store.close()
@@ -206,7 +210,7 @@ class Daemon:
     async def _note_losses(self) -> None:
         changes = health.loss_notes(self.mirror.cluster, time.time())
         if changes:
-            await self.store.commit(changes)
+            await self.mirror.reached(await self.store.commit(changes), REACH_S)
 
     async def _keep_quorum(self) -> None:
         if self.config.store_managed:
