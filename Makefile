@@ -25,5 +25,8 @@ demo: setup ## a three-host cluster on this machine, told as it happens (root)
 	@tools/clients compose
 	$(SUDO) .venv/bin/drover lab demo
 
+bench: setup ## the budgets, measured (root); QUICK=1: in five minutes
+	$(SUDO) $(PY) -m bench $(if $(QUICK),--quick)
+
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
