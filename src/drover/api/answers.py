@@ -41,12 +41,13 @@ def exchange(connection: http.client.HTTPConnection, method: str, path: str, bod
         text = None if body is None else json.dumps(body)
         connection.request(method, path, text, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        return _understand(response.status, response.read())
+        return understand(response.status, response.read())
     finally:
         connection.close()
 
 
-def _understand(status: int, raw: bytes) -> Any:
+def understand(status: int, raw: bytes) -> Any:
+    """The decoded JSON of an answer. Raises the daemon's own error, or `Unavailable` if what answered is no daemon."""
     try:
         answer = json.loads(raw)
     except ValueError:

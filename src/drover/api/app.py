@@ -106,13 +106,13 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except DroverError as error:
-        return _json(error_body(error), error.status)
+        return json_answer(error_body(error), error.status)
     except web.HTTPException as error:
-        return _json(error_body(_from_http(request, error)), error.status)
+        return json_answer(error_body(_from_http(request, error)), error.status)
     except Exception:
         log.exception("a call of the API failed", method=request.method, path=request.path)
         fault = DroverError("this call failed by a fault of drover itself", hint="see the daemon's log for details")
-        return _json(error_body(fault), fault.status)
+        return json_answer(error_body(fault), fault.status)
 
 
 def _from_http(request: web.Request, error: web.HTTPException) -> DroverError:
@@ -145,22 +145,22 @@ def check_peer(peer: tls.Peer, context: Context) -> None:
 
 async def get_healthz(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
-    return _json({"host": context.host, "healthy": context.mirror.healthy})
+    return json_answer({"host": context.host, "healthy": context.mirror.healthy})
 
 
 async def get_ca(request: web.Request) -> web.Response:
     """The CA's certificate, for a joining host to compare with its token's fingerprint."""
-    return _json({"certificate": (request.app[CONTEXT].tls_dir / "ca.crt").read_text()})
+    return json_answer({"certificate": (request.app[CONTEXT].tls_dir / "ca.crt").read_text()})
 
 
 async def post_join(request: web.Request) -> web.Response:
-    context, wish = request.app[CONTEXT], await _body(request, JoinRequest)
-    decision = await _commit(context, lambda cluster: membership.decide_join(cluster, wish, context.clock()))
+    context, wish = request.app[CONTEXT], await body_of(request, JoinRequest)
+    decision = await commit(context, lambda cluster: membership.decide_join(cluster, wish, context.clock()))
     host = decision.host
     if host is None:
         raise NotFound(f"host {wish.name} vanished while it joined", hint="join again")
     log.info("a host joined", name=host.name, address=host.address, token=wish.token_id)
-    return _json(_join_answer(context, wish.csr.encode(), host))
+    return json_answer(_join_answer(context, wish.csr.encode(), host))
 
 
 def _join_answer(context: Context, csr_pem: bytes, host: Host) -> JoinAnswer:
@@ -182,7 +182,7 @@ async def get_status(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     answer = views.status_view(context.mirror.cluster, context.host)
     expiry = certificates.expires_at((context.tls_dir / "host.crt").read_bytes())
-    return _json(
+    return json_answer(
         answer
         | {
             "cluster": context.cluster_name,
@@ -203,7 +203,7 @@ def store_health(context: Context) -> dict[str, Any]:
 
 
 async def get_hosts(request: web.Request) -> web.Response:
-    return _json(views.hosts_view(request.app[CONTEXT].mirror.cluster))
+    return json_answer(views.hosts_view(request.app[CONTEXT].mirror.cluster))
 
 
 async def get_host(request: web.Request) -> web.Response:
@@ -211,15 +211,15 @@ async def get_host(request: web.Request) -> web.Response:
 
 
 async def post_labels(request: web.Request) -> web.Response:
-    context, name, body = request.app[CONTEXT], request.match_info["name"], await _body(request, LabelsBody)
-    await _commit(context, lambda cluster: membership.decide_labels(cluster, name, body.set, body.remove))
+    context, name, body = request.app[CONTEXT], request.match_info["name"], await body_of(request, LabelsBody)
+    await commit(context, lambda cluster: membership.decide_labels(cluster, name, body.set, body.remove))
     return _host_answer(context, name)
 
 
 async def post_scheduling(request: web.Request) -> web.Response:
     context, name = request.app[CONTEXT], request.match_info["name"]
     drain = request.match_info["verb"] == "drain"
-    await _commit(context, lambda cluster: membership.decide_scheduling(cluster, name, drain=drain))
+    await commit(context, lambda cluster: membership.decide_scheduling(cluster, name, drain=drain))
     return _host_answer(context, name)
 
 
@@ -228,7 +228,7 @@ async def delete_host(request: web.Request) -> web.Response:
     context, name = request.app[CONTEXT], request.match_info["name"]
     leaving = _flag(request, "leaving") and name == context.host
     force = _flag(request, "force")
-    await _commit(context, lambda cluster: membership.decide_removal(cluster, name, force=force, leaving=leaving))
+    await commit(context, lambda cluster: membership.decide_removal(cluster, name, force=force, leaving=leaving))
     await _sweep(context, membership.leftovers(context.mirror.cluster, name))
     await context.mirror.until(
         lambda cluster: name not in cluster.members,
@@ -237,33 +237,33 @@ async def delete_host(request: web.Request) -> web.Response:
         (key("members", name),),
     )
     log.info("a host was removed", name=name, force=force)
-    return _json({"removed": name})
+    return json_answer({"removed": name})
 
 
 async def post_token(request: web.Request) -> web.Response:
-    context, body = request.app[CONTEXT], await _body(request, TokenBody)
+    context, body = request.app[CONTEXT], await body_of(request, TokenBody)
     ca_fingerprint = certificates.fingerprint((context.tls_dir / "ca.crt").read_bytes())
     text, record = token.mint(secrets.token_hex, ca_fingerprint, context.clock(), body.ttl_s, body.reusable)
     record_key = key("tokens", record.id)
-    await _commit(context, lambda _: Decision((put(record_key, record),), {record_key: 0}))
+    await commit(context, lambda _: Decision((put(record_key, record),), {record_key: 0}))
     address = context.mirror.cluster.hosts.get(context.host)
     shown = views.token_view(record, context.clock())
-    return _json(shown | {"token": text, "join_address": _join_address(address)})
+    return json_answer(shown | {"token": text, "join_address": _join_address(address)})
 
 
 async def get_tokens(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
-    return _json(views.tokens_view(context.mirror.cluster, context.clock()))
+    return json_answer(views.tokens_view(context.mirror.cluster, context.clock()))
 
 
 async def delete_token(request: web.Request) -> web.Response:
     context, ident = request.app[CONTEXT], request.match_info["id"]
-    await _commit(context, lambda cluster: _without_token(cluster, ident))
-    return _json({"removed": ident})
+    await commit(context, lambda cluster: _without_token(cluster, ident))
+    return json_answer({"removed": ident})
 
 
 async def get_why(request: web.Request) -> web.Response:
-    return _json(explain(request.app[CONTEXT].mirror.cluster, request.match_info["ref"]))
+    return json_answer(explain(request.app[CONTEXT].mirror.cluster, request.match_info["ref"]))
 
 
 def _without_token(cluster: Cluster, ident: str) -> Decision:
@@ -279,7 +279,7 @@ def _join_address(host: Host | None) -> str:
     return host.address if host.api_port == 4740 else f"{host.address}:{host.api_port}"
 
 
-async def _commit(context: Context, decide: Callable[[Cluster], Decision]) -> Decision:
+async def commit(context: Context, decide: Callable[[Cluster], Decision]) -> Decision:
     """Decide on a fresh snapshot and commit; on conflict again, `TRIES` times. Returns when the mirror shows it."""
     for _ in range(TRIES):
         decision = decide(await context.store.snapshot())
@@ -300,7 +300,7 @@ async def _sweep(context: Context, changes: Sequence[Change]) -> None:
         await context.store.commit(changes[start : start + COMMIT_LIMIT])
 
 
-async def _body(request: web.Request, kind: type[T]) -> T:
+async def body_of(request: web.Request, kind: type[T]) -> T:
     raw = await request.read()
     try:
         return msgspec.json.decode(raw or b"{}", type=kind)
@@ -314,8 +314,8 @@ def _flag(request: web.Request, name: str) -> bool:
 
 def _host_answer(context: Context, name: str) -> web.Response:
     cluster = context.mirror.cluster
-    return _json(views.host_view(cluster, membership.named(cluster, name)))
+    return json_answer(views.host_view(cluster, membership.named(cluster, name)))
 
 
-def _json(data: Any, status: int = 200) -> web.Response:
+def json_answer(data: Any, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json")

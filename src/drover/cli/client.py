@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from drover.api.answers import exchange
+from drover.api.answers import exchange, understand
 from drover.errors import Invalid, Unavailable
 
 DEFAULT_HOST = "unix:///run/drover/drover.sock"
@@ -36,6 +38,21 @@ class Client:
     def delete(self, path: str) -> Any:
         return self.call("DELETE", path)
 
+    def lines(self, path: str) -> Iterator[Any]:
+        """The JSON values of an answer that comes line by line, for ever. Raises as `call` does."""
+        connection = _UnixConnection(self.path, None)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            if response.status >= 400:
+                understand(response.status, response.read())
+            for line in response:
+                yield json.loads(line)
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(self.path, error) from error
+        finally:
+            connection.close()
+
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """The decoded JSON answer. Raises the daemon's own error, or `Unavailable` if it cannot be reached."""
         try:
@@ -50,7 +67,7 @@ def segment(name: str) -> str:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, deadline_s: float) -> None:
+    def __init__(self, path: str, deadline_s: float | None) -> None:
         super().__init__("localhost", timeout=deadline_s)
         self.unix_path = path
 

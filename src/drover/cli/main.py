@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("drover.cli.status:status", "Show the cluster as this host sees it."),
     "host": ("drover.cli.hosts:host", "List, inspect, label, drain and remove hosts."),
     "token": ("drover.cli.tokens:token", "Create, list and remove join tokens."),
+    "adapter": ("drover.cli.adapters:adapter", "Hook Docker calls: configure adapters, watch and test them."),
     "why": ("drover.cli.status:why", "Say why a container is where it is."),
     "daemon": ("drover.cli.daemon:daemon", "Run this host's daemon in the foreground."),
     "lab": ("drover.cli.lab:lab", "Run many real Docker hosts on this one machine."),

@@ -75,9 +75,7 @@ class HookLayer:
         """`handler` with hooks before and after it."""
 
         async def hooked(call: Call) -> Outcome:
-            record = self._mirror.cluster.rows("adapters", r.Adapters).get("current")
-            if record is not self._record:
-                self.load(record)
+            self._refresh()
             if self._broken is not None:
                 return error_reply(self._broken)
             if not self._matcher:
@@ -89,9 +87,14 @@ class HookLayer:
 
         return hooked
 
-    def load(self, record: r.Adapters | None) -> None:
-        """Take a record's configuration from now on."""
-        self._record = record
+    def _refresh(self) -> None:
+        """Take the configuration that the mirror shows, if it is another one."""
+        record = self._mirror.cluster.rows("adapters", r.Adapters).get("current")
+        if record is not self._record:
+            self._record = record
+            self._load(record)
+
+    def _load(self, record: r.Adapters | None) -> None:
         try:
             config = parse_config(record.text) if record is not None else HooksConfig()
         except Invalid as error:
@@ -166,6 +169,7 @@ class HookLayer:
 
     def views(self) -> list[dict[str, Any]]:
         """Each adapter with its numbers."""
+        self._refresh()
         shown = []
         for name, adapter in self.config.adapters.items():
             uses = [one.expression for one in self.config.endpoints if name in (*one.pre, *one.post)]
@@ -181,11 +185,12 @@ class HookLayer:
             shown.append(options | self._stats[name].view())
         return shown
 
-    def trace(self) -> AsyncIterator[dict[str, Any]]:
+    def trace(self) -> AsyncIterator[dict[str, Any] | None]:
         return self.feed.listen()
 
     async def test(self, name: str, wish: dict[str, Any]) -> dict[str, Any]:
         """Ask one adapter about a made-up call; nothing reaches an engine and nothing is counted."""
+        self._refresh()
         adapter = self.config.adapters.get(name)
         if adapter is None:
             known = ", ".join(self.config.adapters) or "none"

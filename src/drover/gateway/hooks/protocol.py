@@ -28,7 +28,7 @@ from urllib.parse import parse_qs, quote
 
 import msgspec
 
-from drover.errors import DroverError, Invalid
+from drover.errors import Invalid, Unavailable
 from drover.gateway.call import Call, Headers, Reply
 from drover.gateway.context import target_of
 from drover.gateway.hooks.streams import is_json_type
@@ -42,7 +42,7 @@ _VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "#")
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]*")
 
 
-class AdapterError(DroverError):
+class AdapterError(Unavailable):
     """An adapter failed: it cannot be reached, or what it answers is not the protocol."""
 
     status = 502

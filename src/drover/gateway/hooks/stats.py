@@ -24,6 +24,7 @@ import msgspec
 
 KEPT = 1024
 WAITING_EVENTS = 1000
+IDLE_S = 1.0
 CHANGES_LIMIT = 200
 _ABSENT = object()
 
@@ -78,8 +79,14 @@ class Feed:
             for listener in self._listeners:
                 listener.put(event)
 
-    async def listen(self) -> AsyncIterator[dict[str, Any]]:
-        """Events from now on, for ever; `{"lost": n}` where n were dropped."""
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
+    async def listen(self) -> AsyncIterator[dict[str, Any] | None]:
+        """Events from now on, for ever; `{"lost": n}` where n were dropped; None once a second while nothing happens,
+        so that the caller can look whether its own reader is still there."""
         listener = _Listener()
         self._listeners.add(listener)
         try:
@@ -102,8 +109,12 @@ class _Listener:
         self._events.append(event)
         self._ready.set()
 
-    async def take(self) -> dict[str, Any]:
-        await self._ready.wait()
+    async def take(self) -> dict[str, Any] | None:
+        try:
+            async with asyncio.timeout(IDLE_S):
+                await self._ready.wait()
+        except TimeoutError:
+            return None
         if self._lost:
             lost, self._lost = self._lost, 0
             return {"lost": lost}
