@@ -246,6 +246,22 @@ def test_without_the_store_containers_run_on_and_facts_arrive_later() -> None:
     on_virtual_time(scene)
 
 
+def test_what_happened_while_the_store_was_away_is_repaired_when_it_is_back() -> None:
+    async def scene(world: World) -> None:
+        first = await world.create()
+        await world.order("start", "running")
+        await world.answered(2)
+        world.store.cut = True
+        await asyncio.sleep(30)
+        await world.engine.order(first.engine_id, "remove", "force=1")
+        await asyncio.sleep(30)
+        assert await world.engine.containers() == []
+        world.store.cut = False
+        await world.until(lambda c: (f := c.facts_of(CID)) and f.state == "running" and f.engine_id != first.engine_id)
+
+    on_virtual_time(scene)
+
+
 def test_a_kill_overtakes_a_stop() -> None:
     async def scene(world: World) -> None:
         await world.create({"StopTimeout": 1000})

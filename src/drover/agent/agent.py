@@ -155,9 +155,12 @@ class Agent:
 
     async def _loop(self) -> None:
         while True:
-            again_at = self._pass() if self._mirror.healthy else 0.0
-            delay = max(0.0, again_at - self._now()) if again_at else None
-            await woken(self._wake, delay)
+            if self._mirror.healthy:
+                again_at = self._pass()
+                await woken(self._wake, max(0.0, again_at - self._now()) if again_at else None)
+            else:
+                # Nothing is decided on an old picture; what the engine does meanwhile is looked at afterwards.
+                await asyncio.sleep(RETRY_S)
 
     def _pass(self) -> float:
         plan = converge(self._mirror.cluster, self._host, self.view.seen(), self._now())
