@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from drover.decide.fence import wants_restart
 from drover.decide.health import host_state
 from drover.decide.schedule import Chosen, place
 from drover.decide.sentences import instant
@@ -207,13 +208,6 @@ def has_finished(cluster: Cluster, container: r.Container, spec: Spec) -> bool:
     if facts is None or facts.state not in ("exited", "dead") or facts.answer.number < container.order.number:
         return False
     return not wants_restart(spec, facts.exit_code)
-
-
-def wants_restart(spec: Spec, exit_code: int) -> bool:
-    """Whether a container's own restart policy starts it again after an exit, the number of tries aside."""
-    if spec.restart_policy == "on-failure":
-        return exit_code != 0
-    return spec.restart_policy in ("always", "unless-stopped")
 
 
 def _patience(cluster: Cluster, source: str, spec: Spec, now: float) -> _Later | None:
