@@ -26,12 +26,12 @@ from drover.store.port import Batch
 
 KEPT_AFTER_REMOVAL = 4096
 _HEX = rb"[0-9a-f]{64}"
-# An opening quote is never preceded by a backslash; an escaped quote inside a string always is.
-_IN_JSON = re.compile(
-    rb'(?P<epoch>,"drover\.epoch":"[0-9]*"|(?<!\\)"drover\.epoch":"[0-9]*",?)'
-    rb'|(?<!\\)"drover\.id":"(?P<label>' + _HEX + rb')"'
-    rb'|(?<!\\)"(?P<prefix>(?:container:)?)(?P<id>' + _HEX + rb')"'
-)
+# An opening quote is never preceded by a backslash; an escaped quote inside a string always is. The patterns begin with
+# a plain character, which `re` finds fast: most of an inspection are strings that are no ids.
+_IN_JSON = re.compile(rb'"(?<!\\")(?P<prefix>drover\.id":"|container:|)(?P<id>' + _HEX + rb')"')
+_EPOCH_NAME = b'"drover.epoch":'
+_EPOCH = re.compile(rb',"drover\.epoch":"[0-9]*"|"(?<!\\")drover\.epoch":"[0-9]*",?')
+_LABEL = b'drover.id":"'
 _IN_TEXT = re.compile(rb"(?<![0-9a-f])" + _HEX + rb"(?![0-9a-f])")
 _MESSAGE = b'{"message":'
 
@@ -92,7 +92,8 @@ class IdMap:
         """The module's table, applied to one JSON text, to one line of a stream, or to several."""
         if body.startswith(_MESSAGE):
             return _IN_TEXT.sub(self._in_text, body)
-        return _IN_JSON.sub(self._in_json, body)
+        shown = _EPOCH.sub(b"", body) if _EPOCH_NAME in body else body
+        return _IN_JSON.sub(self._in_json, shown)
 
     def cluster_id(self, engine_id: str) -> str | None:
         found = self._cluster_id.get(engine_id.encode())
@@ -102,12 +103,11 @@ class IdMap:
         return self._cluster_id.get(match[0]) or match[0]
 
     def _in_json(self, match: re.Match[bytes]) -> bytes:
-        if match["epoch"] is not None:
-            return b""
-        if match["label"] is not None:
-            return b'"drover.host":"' + (self._host.get(match["label"]) or b"") + b'"'
-        found = self._cluster_id.get(match["id"])
-        return match[0] if found is None else b'"' + match["prefix"] + found + b'"'
+        prefix, ident = match["prefix"], match["id"]
+        if prefix == _LABEL:
+            return b'"drover.host":"' + (self._host.get(ident) or b"") + b'"'
+        found = self._cluster_id.get(ident)
+        return match[0] if found is None else b'"' + prefix + found + b'"'
 
     def _learn(self, change: Change) -> None:
         table, _, rest = change.key.partition("/")
