@@ -254,7 +254,8 @@ def test_every_error_keeps_its_class_over_the_wire() -> None:
     from drover.api.answers import error_body, error_of
 
     for kind in DroverError.__subclasses__():
-        if kind.__name__ in ("EngineError", "NoPlacement"):
+        own = kind.__module__ != DroverError.__module__  # another package's subclass crosses as its base class
+        if own or kind.__name__ in ("EngineError", "NoPlacement"):
             continue
         sent = error_of(error_body(kind("why", hint="what to do")), kind.status)
         assert (type(sent), sent.message, sent.hint) == (kind, "why", "what to do")
