@@ -15,7 +15,7 @@ LAYERS = [
     {"store", "drivers", "trust"},
     {"gateway", "agent", "api"},
     {"daemon"},
-    {"lab", "sim"},
+    {"lab", "sim", "adapters"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

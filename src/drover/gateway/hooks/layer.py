@@ -10,7 +10,7 @@ what they began with.
 | there | matching calls become a `HookedCall`; others go to the handler |
 | of a newer version, unreadable here | the last readable one counts; if there is none, every call is refused (503) |
 
-A call that asks to go on in HTTP/2 is refused where hooks are configured: what it would say then, no hook would see.
+A call that hooks could not see into (HTTP/2, forms) is refused where hooks are configured.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from drover.gateway.hooks.dryrun import changes_between, dry_run
 from drover.gateway.hooks.inner import inner_call
 from drover.gateway.hooks.match import Matcher
 from drover.gateway.hooks.protocol import AdapterError, Extras, HookAnswer
-from drover.gateway.hooks.streams import asks_for_other_protocol
+from drover.gateway.hooks.streams import why_unhookable
 from drover.model import records as r
 from drover.model.spec import parse_spec
 from drover.store.mirror import Mirror
@@ -80,8 +80,8 @@ class HookLayer:
                 return error_reply(self._broken)
             if not self._matcher:
                 return await handler(call)
-            if asks_for_other_protocol(call):
-                return error_reply(_no_http2())
+            if why := why_unhookable(call):
+                return error_reply(Forbidden(f"This cluster has hooks, so {why}."))
             hooks = self._matcher.find(call.method, call.path, call.version)
             return await HookedCall(self, hooks, handler, call).run() if hooks else await handler(call)
 
@@ -196,10 +196,6 @@ class HookLayer:
             known = ", ".join(self.config.adapters) or "none"
             raise NotFound(f"there is no adapter {name!r}", hint=f"there are: {known}")
         return await dry_run(self._client.ask, adapter, wish)
-
-
-def _no_http2() -> Forbidden:
-    return Forbidden("This cluster has hooks, so a call cannot go on in HTTP/2 (Upgrade: h2c).")
 
 
 def event_view(event: HookEvent, now: float) -> dict[str, Any]:

@@ -72,7 +72,15 @@ def why_not_held(call: Call, status: int, headers: Headers) -> str:
     return ""
 
 
-def asks_for_other_protocol(call: Call) -> bool:
-    """Whether the call wants to go on in HTTP/2, in which the engine would hear calls that no hook sees. The two
-    endpoints made for that (BuildKit's) are calls that hooks do see, and may refuse."""
-    return "h2c" in call.header("upgrade").lower() and call.path not in ("/session", "/grpc")
+def why_unhookable(call: Call) -> str:
+    """Why hooks cannot see what a call says; empty if they can. No Docker client makes such calls.
+
+    In HTTP/2 the engine would hear calls that no hook sees; the two endpoints made for that (BuildKit's) are calls that
+    hooks do see, and may refuse. In a form the engine finds parameters, which win over those in the query.
+    """
+    if "h2c" in call.header("upgrade").lower() and call.path not in ("/session", "/grpc"):
+        return "a call cannot go on in HTTP/2 (Upgrade: h2c)"
+    content_type = call.header("content-type").strip().lower()
+    if content_type.startswith(("application/x-www-form-urlencoded", "multipart/")):
+        return f"a call cannot have parameters in a body of type {content_type.partition(';')[0]}"
+    return ""
