@@ -24,6 +24,7 @@ from drover.errors import Conflict, EngineError, Invalid, NotFound, Unavailable
 from drover.gateway.call import Call, EngineResponse, Headers, Links, Reply
 from drover.gateway.execmap import ExecMap
 from drover.gateway.ids import IdMap
+from drover.gateway.versions import SpokenVersions
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.store.mirror import Mirror
@@ -55,6 +56,7 @@ class Context:
         self.clock = clock
         self.new_id = new_id
         self.ids = IdMap()
+        self._versions = SpokenVersions()
         self.execs = ExecMap()
         self.choosing = asyncio.Lock()
         self.ids.rebuild(mirror.cluster)
@@ -63,6 +65,11 @@ class Context:
     @property
     def cluster(self) -> Cluster:
         return self.mirror.cluster
+
+    @property
+    def shared_versions(self) -> tuple[str, str]:
+        """(minimum, maximum) API version that all engines speak; empty texts while none is known."""
+        return self._versions.of(self.cluster)
 
     def container(self, ref: str) -> r.Container:
         return resolve_container(self.cluster, ref)

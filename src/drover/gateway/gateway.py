@@ -49,7 +49,7 @@ class Gateway:
             return message_reply(500, f"the gateway failed at {call.method} {call.path}: {error!r}")
 
     async def _handle(self, call: Call) -> Outcome:
-        refuse_version(self.context.cluster, call.version)
+        refuse_version(self.context.shared_versions, call.version)
         found = find_route(call.method, call.path)
         if found is None:
             return message_reply(404, "page not found")

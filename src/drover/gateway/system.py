@@ -20,7 +20,6 @@ from drover.errors import Unavailable
 from drover.gateway.call import Call, Outcome, Relay
 from drover.gateway.context import Context, decoded, json_reply, succeeded, target_of
 from drover.gateway.merge import merge_images, once_each, total
-from drover.gateway.versions import shared_versions
 from drover.model.cluster import Cluster
 
 SUMMED = ("Containers", "ContainersRunning", "ContainersPaused", "ContainersStopped", "NCPU", "MemTotal")
@@ -43,13 +42,13 @@ async def ping(ctx: Context, call: Call) -> Outcome:
 
 
 async def version(ctx: Context, call: Call) -> Outcome:
-    lowest, _ = shared_versions(ctx.cluster)
+    lowest, _ = ctx.shared_versions
     return Relay(host=_speaker(ctx), edit=lambda body: _MIN_VERSION.sub(rb"\g<1>" + lowest.encode() + b'"', body, 1))
 
 
 def _speaker(ctx: Context) -> str:
     """A host whose engine's newest version is the one that all share; this host if it is one."""
-    _, highest = shared_versions(ctx.cluster)
+    _, highest = ctx.shared_versions
     able = ctx.usable()
     speakers = [host for host in able if highest in ("", _api_version(ctx.cluster, host))]
     if not able:

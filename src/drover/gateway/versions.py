@@ -27,9 +27,22 @@ def shared_versions(cluster: Cluster) -> tuple[str, str]:
     return lowest, min((f.api_version for f in facts), key=version_of, default="")
 
 
-def refuse_version(cluster: Cluster, version: str) -> None:
+class SpokenVersions:
+    """`shared_versions` of the latest picture, worked out once for it: every call asks."""
+
+    def __init__(self) -> None:
+        self._cluster: Cluster | None = None
+        self._shared = ("", "")
+
+    def of(self, cluster: Cluster) -> tuple[str, str]:
+        if cluster is not self._cluster:
+            self._cluster, self._shared = cluster, shared_versions(cluster)
+        return self._shared
+
+
+def refuse_version(shared: tuple[str, str], version: str) -> None:
     """Raise Docker's `Invalid` for a version that an engine of the cluster does not speak."""
-    lowest, highest = shared_versions(cluster)
+    lowest, highest = shared
     if not version or not highest:
         return
     if version_of(version) > version_of(highest):
