@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
 import aiohttp
 
@@ -30,11 +31,21 @@ RETIRE_S = 650.0
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
 
 
-class AdapterClient:
-    """Asks adapters. `address(adapter)`: the URL of a managed one; raises `AdapterError` while it has none."""
+class Managed(Protocol):
+    """The adapters that the cluster runs; `managed.ManagedAdapters`."""
 
-    def __init__(self, address: Callable[[Adapter], str]) -> None:
-        self._address = address
+    async def url(self, adapter: Adapter) -> str: ...
+
+    def trouble(self, adapter: Adapter) -> str: ...
+
+    def suspect(self, adapter: Adapter) -> None: ...
+
+
+class AdapterClient:
+    """Asks adapters. `managed` knows where those are that the cluster runs; None: it runs none."""
+
+    def __init__(self) -> None:
+        self.managed: Managed | None = None
         self._sessions: dict[_Way, aiohttp.ClientSession] = {}
         self._retired: list[aiohttp.ClientSession] = []
         self._closing: set[asyncio.Task[None]] = set()
@@ -45,20 +56,28 @@ class AdapterClient:
             async with asyncio.timeout(adapter.deadline_s):
                 return await self._ask(adapter, body)
         except TimeoutError as error:
-            raise AdapterSlow(f"adapter {adapter.name} did not answer within {adapter.deadline_s:g} s") from error
+            self._suspect(adapter)
+            why = self.managed.trouble(adapter) if self.managed is not None else ""
+            sentence = f"adapter {adapter.name} did not answer within {adapter.deadline_s:g} s"
+            raise AdapterSlow(f"{sentence}: {why}" if why else sentence) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            self._suspect(adapter)
             reason = str(error) or type(error).__name__
             raise AdapterError(f"adapter {adapter.name} cannot be asked: {reason}") from error
 
     async def _ask(self, adapter: Adapter, body: bytes) -> HookAnswer:
-        url = self._url(adapter)
+        url = await self._url(adapter)
         async with self._session(adapter).post(url, data=body, headers=_HEADERS, allow_redirects=False) as response:
             content_type = response.headers.get("Content-Type", "")
             return HookAnswer(response.status, content_type, await _bounded(adapter, response))
 
-    def _url(self, adapter: Adapter) -> str:
-        if adapter.image:
-            return self._address(adapter)
+    def _suspect(self, adapter: Adapter) -> None:
+        if self.managed is not None:
+            self.managed.suspect(adapter)
+
+    async def _url(self, adapter: Adapter) -> str:
+        if adapter.image and self.managed is not None:
+            return await self.managed.url(adapter)
         return f"http://localhost{adapter.path}" if adapter.url.startswith("unix:") else adapter.url
 
     def _session(self, adapter: Adapter) -> aiohttp.ClientSession:

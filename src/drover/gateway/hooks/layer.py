@@ -1,8 +1,8 @@
 """`HookLayer`: the hooks of one gateway, wrapped around its handler; the configuration is the cluster's.
 
-Theory of operation. The record `adapters/current` is looked up in the mirror at each call; when it is another one, it
-is read anew, so that a change counts from the next call on and on every gateway. Calls that began before go on with
-what they began with.
+Theory of operation. The record `adapters/current` is looked up in the mirror at each call and batch; when it is another
+one, it is read anew, so that a change counts from the next call on and on every gateway. Calls that began before go on
+with what they began with.
 
 | the record | then |
 |---|---|
@@ -10,6 +10,7 @@ what they began with.
 | there | matching calls become a `HookedCall`; others go to the handler |
 | of a newer version, unreadable here | the last readable one counts; if there is none, every call is refused (503) |
 
+Containers of managed adapters are nobody's to change, and their names nobody's to take, as long as they are configured.
 A call that hooks could not see into (HTTP/2, forms) is refused where hooks are configured.
 """
 
@@ -35,8 +36,9 @@ from drover.gateway.hooks.chain import HookedCall, HookEvent
 from drover.gateway.hooks.config import Adapter, HooksConfig, parse_config, warnings
 from drover.gateway.hooks.dryrun import changes_between, dry_run
 from drover.gateway.hooks.inner import inner_call
+from drover.gateway.hooks.managed import PREFIX, ManagedAdapters
 from drover.gateway.hooks.match import Matcher
-from drover.gateway.hooks.protocol import AdapterError, Extras, HookAnswer
+from drover.gateway.hooks.protocol import Extras, HookAnswer
 from drover.gateway.hooks.streams import why_unhookable
 from drover.model import records as r
 from drover.model.spec import parse_spec
@@ -65,14 +67,20 @@ class HookLayer:
         self._record: r.Adapters | None = None
         self._broken: DroverError | None = None
         self._matcher = Matcher(HooksConfig())
-        self._client = AdapterClient(self._managed_url)
+        self._client = AdapterClient()
         self._stats: dict[str, stats.AdapterStats] = {}
+        self._managed: ManagedAdapters | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._beside: set[asyncio.Task[None]] = set()
         self.config = HooksConfig()
         self.feed = stats.Feed()
 
     def wrap(self, handler: Handler) -> Handler:
-        """`handler` with hooks before and after it."""
+        """`handler` with hooks before and after it. Once per layer: adapters' own containers are made by it too."""
+        managed = self._managed = ManagedAdapters(handler, self._links, self._mirror)
+        self._client.managed = managed
+        self._unsubscribe()
+        self._unsubscribe = self._mirror.on_batch(lambda batch: self._refresh())
 
         async def hooked(call: Call) -> Outcome:
             self._refresh()
@@ -82,6 +90,8 @@ class HookLayer:
                 return await handler(call)
             if why := why_unhookable(call):
                 return error_reply(Forbidden(f"This cluster has hooks, so {why}."))
+            if forbidden := self._about_managed(call):
+                return error_reply(Forbidden(forbidden))
             hooks = self._matcher.find(call.method, call.path, call.version)
             return await HookedCall(self, hooks, handler, call).run() if hooks else await handler(call)
 
@@ -104,6 +114,8 @@ class HookLayer:
             return
         self._broken, self.config, self._matcher = None, config, Matcher(config)
         self._client.keep_only(config.adapters.values())
+        if self._managed is not None:
+            self._managed.want([adapter for adapter in config.adapters.values() if adapter.image])
         self._stats = {name: self._stats.get(name) or stats.AdapterStats() for name in config.adapters}
         log.info("adapters are configured", adapters=list(config.adapters), endpoints=len(config.endpoints))
 
@@ -111,7 +123,21 @@ class HookLayer:
         """Wait for what runs beside calls, and close the ways to adapters."""
         if self._beside:
             await asyncio.gather(*self._beside, return_exceptions=True)
+        self._unsubscribe()
+        if self._managed is not None:
+            await self._managed.close()
         await self._client.close()
+
+    def _about_managed(self, call: Call) -> str:
+        """Why a call may not be made: it would change the container of a managed adapter, or take its name. Else
+        whoever may remove and create containers could put an adapter of his own in its place."""
+        names = {PREFIX + name for name, adapter in self.config.adapters.items() if adapter.image}
+        if not names or call.method in ("GET", "HEAD"):
+            return ""
+        about = self._container(call.path) or {"Name": ""}
+        taken = call.query("name").lstrip("/") if call.path.endswith(("/create", "/rename")) else ""
+        name = next((name for name in (about["Name"], taken) if name in names), "")
+        return name and f"Container {name} is kept by `drover adapter apply`."
 
     # What a hooked call needs (`chain.Layer`).
 
@@ -157,9 +183,6 @@ class HookLayer:
         if counted is not None:
             counted.note(event.outcome, event.duration_s, event.error, now)
         self.feed.tell(lambda: event_view(event, now))
-
-    def _managed_url(self, adapter: Adapter) -> str:
-        raise AdapterError(f"adapter {adapter.name} has no address yet")
 
     # What `drover.api.adapters` asks for.
 
