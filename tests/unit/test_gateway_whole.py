@@ -190,9 +190,11 @@ async def test_prunes_are_added_up(world: World) -> None:
 async def test_info_adds_up_and_lists_the_hosts(world: World) -> None:
     info = {"Containers": 2, "Images": 4, "NCPU": 2, "MemTotal": 100, "Name": "vm", "Labels": ["x=y"], "Other": 1}
     world.links.say("h1 h2", "GET", "/info", response(info))
+    world.links.say("h1", "GET", "/images/json", response([{"Id": "sha256:a"}, {"Id": "sha256:b"}]))
+    world.links.say("h2", "GET", "/images/json", response([{"Id": "sha256:b"}, {"Id": "sha256:c"}]))
     _, shown = await ask(await world.gateway("h2"), "GET", "/v1.41/info")
     assert (shown["Containers"], shown["NCPU"], shown["MemTotal"], shown["Other"]) == (4, 4, 200, 1)
-    assert (shown["Name"], shown["Images"], shown["Labels"]) == ("h2", 4, ["x=y"])
+    assert (shown["Name"], shown["Images"], shown["Labels"]) == ("h2", 3, ["x=y"])
     assert shown["SystemStatus"][:3] == [["Nodes", "2"], [" h1", "10.94.0.1"], ["  └ Status", "is ready"]]
     assert shown["DriverStatus"] == shown["SystemStatus"]
 

@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from drover.decide.health import host_state
 from drover.decide.sentences import size
 from drover.errors import Unavailable
@@ -64,10 +66,26 @@ def _api_version(cluster: Cluster, host: str) -> str:
 async def info(ctx: Context, call: Call) -> Outcome:
     answers = succeeded(await ctx.ask_all("GET", target_of(call, "/info")))
     infos = {host: decoded(answer.body, dict[str, Any]) for host, answer in answers.items()}
-    return json_reply(merged_info(ctx.cluster, infos))
+    return json_reply(merged_info(ctx.cluster, infos, await _image_count(ctx, infos)))
 
 
-def merged_info(cluster: Cluster, infos: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+async def _image_count(ctx: Context, infos: Mapping[str, dict[str, Any]]) -> int:
+    """How many images the cluster has: each counts once, however many hosts have it."""
+    if len(infos) == 1:
+        return int(next(iter(infos.values())).get("Images", 0))
+    lists = await ctx.ask_all("GET", "/images/json?all=1", infos)
+    return len({image.id for answer in lists.values() if answer.status == 200 for image in _images(answer.body)})
+
+
+class _Image(msgspec.Struct, rename="pascal"):
+    id: str
+
+
+def _images(body: bytes) -> list[_Image]:
+    return decoded(body, list[_Image])
+
+
+def merged_info(cluster: Cluster, infos: Mapping[str, dict[str, Any]], images: int) -> dict[str, Any]:
     """The first host's info with the cluster's sums, and the hosts as classic Swarm listed its nodes."""
     host, base = next(iter(infos.items()))
     sums = {name: total(infos.values(), name) for name in SUMMED if name in base}
@@ -76,7 +94,7 @@ def merged_info(cluster: Cluster, infos: Mapping[str, dict[str, Any]]) -> dict[s
         **base,
         **sums,
         "Name": host,
-        "Images": max((one.get("Images", 0) for one in infos.values()), default=0),
+        "Images": images,
         "Labels": [*(base.get("Labels") or []), *(f"{k}={v}" for k, v in sorted(_labels(cluster, host).items()))],
         "DriverStatus": [*(base.get("DriverStatus") or []), *nodes],
         "SystemStatus": nodes,
