@@ -8,6 +8,7 @@ sentence when the host is known to be dead; then nothing is tried. Connections a
 | `down(host)` has a sentence | `Unavailable` with that sentence, at once |
 | refused, or no connection in 2 s | `Unavailable` naming the host |
 | many want a connection at once | 8 at a time are opened; when one fails, those who waited meanwhile fail too |
+| one is given back while others wait | who waits longest has it |
 | `host_lost` while waiting for an answer | `Unavailable` with the reason, at once |
 | a pooled connection closed without an answer, the request is idempotent and bodyless | again, on a fresh one |
 | the deadline of a whole `request` | `Unavailable` |
@@ -106,14 +107,16 @@ class EngineLinks:
         """A connection to the engine of `host`, pooled if possible unless `fresh`; give it back by `release`."""
         self._refuse_if_down(host)
         pool, since_s = self._pool(host), asyncio.get_running_loop().time()
-        pooled = None if fresh else pool.take(self._locate(host))
-        if pooled is not None:
-            return pooled
-        async with pool.opening:
+        while (free := await pool.turn(self._locate(host), fresh)) is not None:
+            if free.reusable and free.address == self._locate(host):
+                return free
+            free.close()  # it ended, or the host got another address, while it was handed over
+        try:
             self._refuse_if_down(host)
             pool.refuse_if_failed_since(since_s)
-            pooled = None if fresh else pool.take(self._locate(host))
-            return pooled or await self._connect(host, pool)
+            return await self._connect(host, pool)
+        finally:
+            pool.opened()
 
     async def _connect(self, host: str, pool: Pool) -> EngineConnection:
         connection = EngineConnection(host, pool.forget)
