@@ -102,7 +102,7 @@ POOL = {"Config": [{"Subnet": "10.44.0.0/24"}]}
 @pytest.mark.parametrize(
     ("target", "body", "status", "message"),
     [
-        ("?name=-a", BODY, 400, "Invalid container name (/-a), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"),
+        ("?name=-a", BODY, 400, "Invalid container name (-a), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"),
         ("", {}, 400, "Config cannot be empty in order to create a container"),
         ("", {"HostConfig": {}}, 400, "Config cannot be empty in order to create a container"),
         ("", b"{not json", 400, "invalid JSON"),

@@ -15,7 +15,7 @@ import re
 
 import msgspec
 
-from drover.errors import Conflict, Invalid
+from drover.errors import Conflict, Invalid, NotFound
 from drover.gateway.call import Call, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
 from drover.gateway.containers import target_at_engine
@@ -50,10 +50,19 @@ async def restart(ctx: Context, call: Call) -> Outcome:
 
 
 async def kill(ctx: Context, call: Call) -> Outcome:
+    _refuse_to_kill_nothing(ctx, call.params["name"])
     if is_harmless(call.query("signal")):
         host, target = target_at_engine(ctx, call)
         return Relay(host=host, target=target, edit=ctx.ids.to_cluster)
     return await _simple(ctx, call, Ask(verb="kill", query=call.query_string))
+
+
+def _refuse_to_kill_nothing(ctx: Context, name: str) -> None:
+    """Raise the engine's own `NotFound`, which is longer than that of other calls."""
+    try:
+        ctx.container(name)
+    except NotFound as error:
+        raise NotFound(f"Cannot kill container: {name}: {error.message}") from error
 
 
 async def update(ctx: Context, call: Call) -> Outcome:
@@ -123,15 +132,14 @@ def valid_new_name(record: r.Container, name: str) -> str:
     if not name:
         raise Invalid("Neither old nor new names may be empty")
     if not NAME.fullmatch(name):
-        raise Invalid(f"Error when allocating new name: {bad_name(name)}")
+        raise Invalid(f"Error when allocating new name: {bad_name('/' + name.removeprefix('/'))}")
     if name.removeprefix("/") == record.name:
         raise Invalid("Renaming a container with the same name as its current name")
     return name.removeprefix("/")
 
 
 def bad_name(name: str) -> str:
-    shown = "/" + name.removeprefix("/")
-    return f"Invalid container name ({shown}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+    return f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
 
 
 def refuse_taken(cluster: Cluster, name: str) -> None:

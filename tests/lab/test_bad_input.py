@@ -1,0 +1,185 @@
+"""What a cluster says to bad calls is what a bare engine says: the same call to both, statuses and messages compared.
+
+The engine is the lab host's own, behind the gateway. It has the same containers under the same names and other ids, so
+ids are not in the calls and are blanked in the answers.
+
+| cases | compared |
+|---|---|
+| `CASES` | status and message |
+| `MALFORMED` | refused by both: 20.10 says 500 where newer engines and Drover say 400, in their JSON parser's words |
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from stock import docker_program
+
+from drover.lab import Lab, LabHost
+from drover.lab.clients import Docker
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+
+DEADLINE_S = 30.0
+LARGE_BYTES = 64 * 1024**2
+_ID = re.compile(r"\b[0-9a-f]{64}\b")
+
+
+class Case(NamedTuple):
+    """One bad call. `body` is JSON text unless `kind` says otherwise; empty: none."""
+
+    method: str
+    path: str
+    body: str = ""
+    kind: str = "application/json"
+
+
+CREATE = '{"Image": "busybox", "Cmd": ["true"]}'
+CASES = (
+    # unknown things
+    Case("GET", "/containers/nope/json"),
+    Case("POST", "/containers/nope/start"),
+    Case("POST", "/containers/nope/kill"),
+    Case("POST", "/containers/nope/wait"),
+    Case("GET", "/containers/nope/logs?stdout=1"),
+    Case("POST", "/containers/nope/exec", '{"Cmd": ["true"]}'),
+    Case("DELETE", "/containers/nope"),
+    Case("POST", "/containers/nope/rename?name=other"),
+    Case("GET", "/containers/nope/archive?path=/"),
+    Case("GET", "/exec/nope/json"),
+    Case("POST", "/exec/nope/start", "{}"),
+    Case("GET", "/images/nope/json"),
+    Case("DELETE", "/images/nope"),
+    Case("POST", "/images/nope/tag?repo=other"),
+    Case("GET", "/images/nope/history"),
+    Case("GET", "/networks/nope"),
+    Case("DELETE", "/networks/nope"),
+    Case("POST", "/networks/nope/connect", '{"Container": "known"}'),
+    Case("GET", "/volumes/nope"),
+    Case("DELETE", "/volumes/nope"),
+    # no such route, method or version
+    Case("GET", "/nowhere"),
+    Case("PATCH", "/containers/json"),
+    Case("GET", "/v1.99/containers/json"),
+    Case("GET", "/v1.5/containers/json"),
+    # bodies
+    Case("POST", "/containers/create", "{}"),
+    Case("POST", "/containers/create", CREATE, "text/plain"),
+    Case("POST", "/containers/create", '{"Image": "nope"}'),
+    Case("POST", "/containers/create", '{"Image": "Not A Name"}'),
+    Case("POST", "/containers/create?name=-bad-", CREATE),
+    Case("POST", "/containers/create?name=known", CREATE),
+    Case("POST", "/containers/create", '{"Image": "busybox", "HostConfig": {"Memory": 1024}}'),
+    Case("POST", "/containers/known/exec", "{}"),
+    Case("POST", "/networks/create", '{"Name": ""}'),
+    Case("POST", "/volumes/create", '{"Name": "no/slash"}'),
+    # values
+    Case("GET", '/containers/json?filters={"nonsense":["1"]}'),
+    Case("GET", '/images/json?filters={"nonsense":["1"]}'),
+    Case("GET", '/networks?filters={"nonsense":["1"]}'),
+    Case("GET", '/volumes?filters={"nonsense":["1"]}'),
+    Case("GET", '/events?filters={"nonsense":["1"]}&until=1'),
+    Case("GET", "/containers/known/logs"),
+    Case("GET", "/containers/known/archive"),
+    Case("POST", "/containers/known/kill?signal=NONSENSE"),
+    Case("POST", "/containers/known/rename"),
+    Case("POST", "/containers/known/rename?name=known"),
+    Case("DELETE", "/containers/known"),
+    Case("DELETE", "/images/busybox"),
+    Case("POST", "/containers/known/unpause"),
+    Case("POST", "/containers/known/start"),
+    Case("POST", "/images/busybox/tag?repo=Not%20A%20Name"),
+    Case("GET", "/nodes"),
+)
+MALFORMED = (
+    Case("POST", "/containers/create", "not JSON"),
+    Case("POST", "/containers/create", ""),
+    Case("POST", "/containers/known/update", "[]"),
+    Case("POST", "/networks/create", "{"),
+    Case("GET", "/containers/json?filters=nonsense"),
+    Case("GET", "/containers/json?limit=many"),
+)
+
+
+def ask(path: Path, case: Case) -> tuple[int, str]:
+    """Status and message (or text) of one call over a Unix socket, ids blanked."""
+    head, body = exchange(path, case, case.body.encode())
+    text = body.decode(errors="replace").strip()
+    message = json.loads(text).get("message", text) if text.startswith("{") else text
+    return int(head.split()[1]), _ID.sub("ID", message)
+
+
+def exchange(path: Path, case: Case, body: bytes) -> tuple[str, bytes]:
+    """The head's first line and the body, to the connection's end."""
+    target = case.path.replace('"', "%22").replace("{", "%7B").replace("}", "%7D")
+    length = f"Content-Type: {case.kind}\r\nContent-Length: {len(body)}\r\n" if case.method == "POST" else ""
+    head = f"{case.method} {target} HTTP/1.0\r\nHost: docker\r\n{length}\r\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(DEADLINE_S)
+        connection.connect(str(path))
+        connection.sendall(head.encode() + body)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    received, _, content = answer.partition(b"\r\n\r\n")
+    return received.decode().splitlines()[0], content
+
+
+@pytest.fixture(scope="module")
+def host(cluster: Lab) -> Iterator[LabHost]:
+    """The first host; the container `known` runs on it."""
+    docker = Docker(cluster.hosts[0].gateway_socket, docker_program(20))
+    place = ("--label", "drover.constraint=host==h1")
+    docker("run", "-d", "--name", "known", *place, "busybox", "sleep", "100000")
+    yield cluster.hosts[0]
+    docker("rm", "-f", "known")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.path}-{case.body}"[:60])
+def test_a_bad_call_is_answered_as_by_an_engine(host: LabHost, case: Case) -> None:
+    assert ask(host.gateway_socket, case) == ask(host.docker_socket, case)
+
+
+@pytest.mark.parametrize("case", MALFORMED, ids=lambda case: f"{case.method}-{case.path}-{case.body}"[:60])
+def test_a_malformed_call_is_the_callers_fault(host: LabHost, case: Case) -> None:
+    status, message = ask(host.gateway_socket, case)
+    assert status == 400
+    assert message
+    assert ask(host.docker_socket, case)[0] in (400, 500)
+
+
+def test_an_ambiguous_prefix(cluster: Lab, host: LabHost) -> None:
+    docker = Docker(host.gateway_socket, docker_program(20))
+    place = ("--label", "drover.constraint=host==h1", "--label", "crowd=1")
+    # Seventeen ids: two of them start with the same digit.
+    for _ in range(17):
+        docker("create", *place, "busybox", "true")
+    try:
+        words = [_about_ambiguous(path) for path in (host.gateway_socket, host.docker_socket)]
+    finally:
+        docker("rm", *docker("ps", "-aq", "--filter", "label=crowd=1").split())
+    assert words[0] == words[1]
+    assert cluster.hosts[0].name == host.name
+
+
+def _about_ambiguous(path: Path) -> tuple[int, str]:
+    """What is said of a digit that two containers' ids start with; engines differ in the first letter's case."""
+    idents = Docker(path, docker_program(20))("ps", "-aq", "--no-trunc").split()
+    firsts = [ident[0] for ident in idents]
+    prefix = next(first for first in firsts if firsts.count(first) > 1)
+    status, message = ask(path, Case("GET", f"/containers/{prefix}/json"))
+    return status, re.sub(rf"\b{prefix}\b", "PREFIX", message).lower()
+
+
+def test_a_body_that_is_too_large_is_refused(host: LabHost) -> None:
+    body = b'{"Image": "busybox", "Cmd": ["' + b"x" * LARGE_BYTES + b'"]}'
+    try:
+        status, message = exchange(host.gateway_socket, Case("POST", "/containers/create"), body)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # refused before the end, which a client that only writes sees as a cut
+    assert status.split()[1] in ("400", "413")
+    assert b"message" in message
