@@ -92,6 +92,7 @@ def list_adapters(ctx: click.Context, as_json: bool) -> None:
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     last = f"{output.ago(one['last_error_at'])}: {_short(one['last_error'])}" if one["last_error"] else "-"
+    last = f"now: {_short(one['trouble'])}" if one["trouble"] else last
     numbers = [str(one[name]) for name in ("calls", "refusals", "errors")]
     times = [f"{one[name] * 1000:.1f} ms" for name in ("p50_s", "p99_s")]
     return (one["name"], one["url"] or one["image"], *numbers, *times, last)

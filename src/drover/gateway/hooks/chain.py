@@ -249,32 +249,20 @@ class HookedCall:
             raise
         finally:
             duration_s = asyncio.get_running_loop().time() - started_s
-            self._note(adapter, kind, outcome, duration_s, said, sent, result)
-        return result
-
-    def _note(
-        self,
-        adapter: Adapter,
-        kind: HookType,
-        outcome: stats.Outcome,
-        duration_s: float,
-        error: str,
-        before: Request | Response,
-        after: Request | Response,
-    ) -> None:
-        self._layer.note(
-            HookEvent(
-                adapter=adapter,
-                kind=kind,
-                call=self._call,
-                trace_id=self._extras.trace_id,
-                outcome=outcome,
-                duration_s=duration_s,
-                error=error,
-                before=before,
-                after=after,
+            self._layer.note(
+                HookEvent(
+                    adapter=adapter,
+                    kind=kind,
+                    call=self._call,
+                    trace_id=self._extras.trace_id,
+                    outcome=outcome,
+                    duration_s=duration_s,
+                    error=said,
+                    before=sent,
+                    after=result,
+                )
             )
-        )
+        return result
 
     def _stopped(
         self, stage: Literal["pre-hook", "post-hook"], error: Refused | AdapterError, engines: Response | None

@@ -204,6 +204,7 @@ class HookLayer:
                 "deadline_s": adapter.deadline_s,
                 "protocol": adapter.protocol,
                 "endpoints": uses,
+                "trouble": self._managed.trouble(adapter) if self._managed is not None else "",
             }
             shown.append(options | self._stats[name].view())
         return shown
