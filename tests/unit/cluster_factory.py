@@ -111,7 +111,9 @@ def host_config(**fields: Any) -> dict[str, Any]:
 
 
 def publishing(*ports: str, container_port: str = "80/tcp") -> dict[str, Any]:
-    return host_config(PortBindings={container_port: [{"HostIp": "", "HostPort": port} for port in ports]})
+    """Ports that the container's engine publishes."""
+    bindings = {container_port: [{"HostIp": "", "HostPort": port} for port in ports]}
+    return host_config(PortBindings=bindings, NetworkMode="bridge")
 
 
 def composed(project: str, service: str, number: int = 1, **body: Any) -> dict[str, Any]:

@@ -31,7 +31,12 @@ HOSTS = st.lists(
 )
 BODIES = st.builds(
     lambda memory, cpus, port, zone: {
-        **host_config(Memory=memory * GIB, NanoCpus=cpus * 500_000_000, PortBindings={"80": [{"HostPort": str(port)}]}),
+        **host_config(
+            Memory=memory * GIB,
+            NanoCpus=cpus * 500_000_000,
+            PortBindings={"80": [{"HostPort": str(port)}]},
+            NetworkMode="bridge",
+        ),
         "Env": [f"constraint:zone{zone}"] if zone else [],
     },
     st.integers(0, 2),

@@ -23,6 +23,7 @@ from drover.decide import overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of, network_id, networks_of
 from drover.decide.removal import container_removal
+from drover.decide.tables import host_networks, networks_everywhere
 from drover.drivers.engine.port import Engine, SeenContainer
 from drover.drivers.engine.translate import engine_body
 from drover.drivers.network.port import NetworkDriver
@@ -141,7 +142,7 @@ class Actor:
     async def _ensure_network(self, network: str) -> None:
         underlay = self._cluster.hosts[self._host].address
         mtu_bytes = await self._drivers.network.mtu_bytes(underlay)
-        real = overlay.realised(self._cluster, self._host, mtu_bytes=mtu_bytes).get(network)
+        real = host_networks(self._cluster, self._host, mtu_bytes).get(network)
         if real is not None:
             await self._drivers.network.realise(real)
             await self._drivers.network.set_remotes(real, real.remotes)
@@ -264,8 +265,9 @@ class Actor:
 
     async def _remove_network(self, network: str, engine_id: str) -> None:
         await self._drivers.engine.remove_network(engine_id)
+        answered = networks_everywhere(self._cluster)
         for vni, seen in (await self._drivers.network.seen()).items():
-            if seen.id == network:
+            if seen.id == network and network not in answered:
                 await self._drivers.network.remove(vni)
         self._view.networks.pop(network, None)
         key = r.key("network_facts", self._host, network)

@@ -1,7 +1,11 @@
 """`NetworkKeeper`: keeps this host's part of every cluster network equal to the records.
 
-When an address moves, each host rewrites one forwarding entry on the same store revision. Names follow the facts:
-a container is resolvable while it runs. Nothing is undone when the daemon stops: traffic goes on.
+When an address moves, each host rewrites one forwarding entry on the same store revision. Names, published ports and
+virtual addresses follow the facts: a container is resolvable, and sent to, while it runs. Nothing is undone when the
+daemon stops: traffic goes on, and the next daemon starts from what the kernel has.
+
+    each pass, on a change                  peers, networks, entries, names, tables, in this order
+    every VERIFY_S, and after a failure     the same, reading the kernel first; networks nobody needs go
 """
 
 from __future__ import annotations
@@ -12,8 +16,8 @@ from typing import Protocol
 
 import structlog
 
-from drover.decide import names, overlay
-from drover.drivers.network.port import NetworkDriver
+from drover.decide import names, overlay, tables
+from drover.drivers.network.port import NetworkDriver, SeenNetwork
 from drover.errors import DroverError
 from drover.model.cluster import Cluster
 from drover.store.mirror import Mirror
@@ -22,7 +26,8 @@ from drover.store.waking import woken
 
 log = structlog.get_logger()
 
-FOLLOWED = frozenset(("addresses", "placements", "hosts", "networks", "containers", "container_facts", "network_facts"))
+FOLLOWED = frozenset(("addresses", "placements", "hosts", "networks", "containers", "container_facts"))
+FOLLOWED |= {"network_facts", "ports", "service_addresses"}
 VERIFY_S = 30.0
 RETRY_S = 1.0
 Names = Mapping[str, tuple[str, ...]]
@@ -55,6 +60,9 @@ class NetworkKeeper:
         self._present = present
         self._wake = asyncio.Event()
         self._served: dict[str, tuple[Names, Names]] = {}
+        self._kept: set[str] = set()
+        self._tables: tables.Tables | None = None
+        self._started: dict[str, frozenset[tuple[str, str]]] = {}
         self._peers: frozenset[str] = frozenset()
         self._mtu_bytes = 0
 
@@ -93,19 +101,67 @@ class NetworkKeeper:
         if peers != self._peers or verify:
             await self._driver.set_peers(peers)
             self._peers = peers
-        wanted = overlay.realised(cluster, self._host, mtu_bytes=await self.mtu_bytes())
+        wanted = tables.host_networks(cluster, self._host, await self.mtu_bytes())
         for network, real in wanted.items():
-            if network in self._present():
-                await self._keep(cluster, network, real, verify)
+            await self._keep(cluster, network, real, verify)
+        await self._balance(tables.tables(cluster, self._host, wanted), verify)
+        await self._turn(cluster, wanted)
         for network in set(self._served) - set(wanted):
             await self._responder.stop(network)
             del self._served[network]
+        if verify or self._kept - set(wanted):
+            await self._sweep()
 
     async def _keep(self, cluster: Cluster, network: str, real: overlay.RealNetwork, verify: bool) -> None:
-        if verify:
+        if verify or network not in self._kept:
             await self._driver.realise(real)
+            self._kept.add(network)
         await self._driver.set_remotes(real, real.remotes, verify=verify)
-        tables = names.names(cluster, network), names.shared(cluster, network)
-        if self._served.get(network) != tables:
-            await self._responder.serve(network, real.gateway_interface, *tables)
-            self._served[network] = tables
+        zone = names.names(cluster, network), names.shared(cluster, network)
+        if self._served.get(network) != zone:
+            await self._responder.serve(network, real.gateway_interface, *zone)
+            self._served[network] = zone
+
+    async def _balance(self, wanted: tables.Tables, verify: bool) -> None:
+        if wanted != self._tables or verify:
+            await self._driver.set_services(wanted, verify=verify)
+            self._tables = wanted
+
+    async def _turn(self, cluster: Cluster, networks: Mapping[str, overlay.RealNetwork]) -> None:
+        """A container that started has a new port on its bridge."""
+        started = {network: tables.starts(cluster, self._host, network) for network in networks}
+        for network, starts in started.items():
+            if starts and starts != self._started.get(network):
+                await self._driver.let_turn(networks[network].vni)
+        self._started = started
+
+    async def _sweep(self) -> None:
+        """Remove networks that nothing here needs any more; those that the engine still has are the agent's."""
+        for vni, seen in (await self._driver.seen()).items():
+            wanted = tables.host_networks(self._mirror.cluster, self._host, self._mtu_bytes)
+            if seen.id not in wanted and seen.id not in self._present():
+                await self._driver.remove(vni)
+                self._kept.discard(seen.id)
+        self._kept &= set(tables.host_networks(self._mirror.cluster, self._host, self._mtu_bytes))
+
+    async def doubts(self) -> list[str]:
+        """What this host's kernel has otherwise than the records ask, as sentences; empty if all is right."""
+        cluster = self._mirror.cluster
+        wanted = tables.host_networks(cluster, self._host, await self.mtu_bytes())
+        seen = {one.id: one for one in (await self._driver.seen()).values()}
+        found = [line for network, real in wanted.items() for line in _doubts(cluster, real, seen.get(network))]
+        extra = [one for one in seen if one not in wanted and one not in self._present()]
+        found += [f"network {one[:12]} is still in the kernel, and nothing here needs it" for one in extra]
+        return found + await self._driver.doubts(tables.tables(cluster, self._host, wanted))
+
+
+def _doubts(cluster: Cluster, real: overlay.RealNetwork, seen: SeenNetwork | None) -> list[str]:
+    """How one network's devices and entries differ from what they should be."""
+    name = cluster.networks[real.id].name
+    if seen is None:
+        return [f"network {name} has no bridge {real.bridge}"]
+    found = [] if seen.complete else [f"network {name}: {real.bridge} and {real.vxlan} are not both up and joined"]
+    found += [f"network {name} lacks the entry for {one.ip} on {one.vtep}" for one in real.remotes - seen.remotes]
+    return found + [
+        f"network {name} has an entry for {one.ip} on {one.vtep}, which is wrong" for one in seen.remotes - real.remotes
+    ]

@@ -40,6 +40,8 @@ from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.recovery import Recoverer
 from drover.decide import health
+from drover.decide.default_network import default_network_draft
+from drover.decide.tables import wanted_addresses
 from drover.drivers.engine.docker import DockerEngine
 from drover.drivers.network.dns import Responder
 from drover.drivers.network.linux import LinuxNetwork
@@ -50,7 +52,7 @@ from drover.gateway.server import GatewayServer
 from drover.gateway.tunnel import TunnelServer
 from drover.store.etcd import EtcdStore
 from drover.store.mirror import Mirror
-from drover.store.port import Batch
+from drover.store.port import Batch, CommitConflict
 from drover.trust import certificates, tls
 
 log = structlog.get_logger("drover.daemon")
@@ -82,7 +84,7 @@ class Daemon:
             config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
         )
         self.recoverer = Recoverer(self.store, self.mirror, time.time)
-        duties = [self._note_losses, self.recoverer.recover, self._keep_quorum]
+        duties = [self._note_losses, self.recoverer.recover, self._keep_quorum, self._keep_networks]
         self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
         self.links = self._links(self._client_tls)
         self.gateway = Gateway(
@@ -211,6 +213,13 @@ class Daemon:
         changes = health.loss_notes(self.mirror.cluster, time.time())
         if changes:
             await self.mirror.reached(await self.store.commit(changes), REACH_S)
+
+    async def _keep_networks(self) -> None:
+        """The default network, and the virtual addresses of services."""
+        for draft in (default_network_draft(self.mirror.cluster, time.time()), wanted_addresses(self.mirror.cluster)):
+            if draft.changes:
+                with contextlib.suppress(CommitConflict):  # decided again on the next look
+                    await self.store.commit(draft.changes, dict(draft.expect))
 
     async def _keep_quorum(self) -> None:
         if self.config.store_managed:

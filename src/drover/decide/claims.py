@@ -1,4 +1,4 @@
-"""The address claims of a cluster by network: what the overlay and the names both start from.
+"""The claims of a cluster, grouped: what the overlay, the names and the published ports all start from.
 
 A picture shares the tables that did not change with the one before it, so grouping 5,000 claims again is needed only
 when one of them changed: the last grouping is kept, and known by the identity of its table.
@@ -6,23 +6,49 @@ when one of them changed: the last grouping is kept, and known by the identity o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from drover.model.cluster import Cluster
-from drover.model.records import Address
+from drover.model.records import Address, Port
 
+C = TypeVar("C", Address, Port)
 Claims = Mapping[str, Sequence[Address]]
-_last: list[tuple[Mapping[str, Address], Claims]] = []
+
+
+class _Grouping(Generic[C]):
+    """Groups a table's records by one of their fields; the last answer is kept."""
+
+    def __init__(self, by: Callable[[C], str]) -> None:
+        self._by: Callable[[C], str] = by
+        self._last: tuple[Mapping[str, C], Mapping[str, Sequence[C]]] = ({}, {})
+
+    def of(self, table: Mapping[str, C]) -> Mapping[str, Sequence[C]]:
+        known, groups = self._last
+        if known is table:
+            return groups
+        made: dict[str, list[C]] = {}
+        for claim in table.values():
+            made.setdefault(self._by(claim), []).append(claim)
+        self._last = (table, made)
+        return made
+
+
+_addresses_by_network: _Grouping[Address] = _Grouping(lambda claim: claim.network)
+_addresses_by_container: _Grouping[Address] = _Grouping(lambda claim: claim.container)
+_ports_by_container: _Grouping[Port] = _Grouping(lambda claim: claim.container)
 
 
 def claims_by_network(cluster: Cluster) -> Claims:
     """Network id to the claims of its addresses, in no particular order. Not to be changed by the caller."""
-    table = cluster.addresses
-    for known, claims in _last:
-        if known is table:
-            return claims
-    grouped: dict[str, list[Address]] = {}
-    for claim in table.values():
-        grouped.setdefault(claim.network, []).append(claim)
-    _last[:] = [(table, grouped)]
-    return grouped
+    return _addresses_by_network.of(cluster.addresses)
+
+
+def addresses_of(cluster: Cluster, container: str) -> Sequence[Address]:
+    """The address claims of a container (an id)."""
+    return _addresses_by_container.of(cluster.addresses).get(container, ())
+
+
+def ports_of(cluster: Cluster, container: str) -> Sequence[Port]:
+    """The port claims of a container (an id), those that its engine publishes too."""
+    return _ports_by_container.of(cluster.ports).get(container, ())

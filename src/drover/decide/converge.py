@@ -28,6 +28,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from drover.decide import steps as s
+from drover.decide.overlay import DEFAULT_NETWORK
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import Spec, parse_spec
@@ -81,6 +82,7 @@ def converge(cluster: Cluster, host: str, seen: Seen, now: float) -> s.Plan:
             if container is not None:
                 _container(context, container, placement, steps, waits)
     steps += _strays(context)
+    steps += _default_network(context)
     steps += _unused_networks(context)
     steps += _removed_volumes(context)
     return _plan(context, steps, waits)
@@ -180,7 +182,10 @@ def networks_of(cluster: Cluster, container: r.Container, spec: Spec) -> list[st
 
 
 def network_id(cluster: Cluster, ref: str) -> str | None:
-    """The cluster id of a network given by name or full id; None for the engine's own (bridge, host, none)."""
+    """The cluster id of a network given by name or full id (`default` is the cluster's own); None for an engine's own
+    (bridge, host, none)."""
+    if ref == "default":
+        return DEFAULT_NETWORK if DEFAULT_NETWORK in cluster.networks else None
     named = cluster.network_names.get(ref)
     if named is not None:
         return named.id
@@ -214,6 +219,12 @@ def _strays(context: _Context) -> Iterable[s.Step]:
             yield s.RemoveStray(here.engine_id, f"epoch {here.epoch} is over, {placement.epoch} holds")
 
 
+def _default_network(context: _Context) -> Iterable[s.Step]:
+    """Made before anybody needs it: every `docker run` that names no network would wait for it."""
+    if DEFAULT_NETWORK in context.cluster.networks and DEFAULT_NETWORK not in context.seen.networks:
+        yield s.EnsureNetwork(DEFAULT_NETWORK)
+
+
 def _unused_networks(context: _Context) -> Iterable[s.Step]:
     used = networks_used(context.cluster, context.host)
     for network, engine_id in context.seen.networks.items():
@@ -222,8 +233,8 @@ def _unused_networks(context: _Context) -> Iterable[s.Step]:
 
 
 def networks_used(cluster: Cluster, host: str) -> set[str]:
-    """Ids of the cluster networks that containers placed on `host` are on."""
-    used: set[str] = set()
+    """Ids of the cluster networks that containers placed on `host` are on, and the default one, kept for the next."""
+    used: set[str] = {DEFAULT_NETWORK} if DEFAULT_NETWORK in cluster.networks else set()
     for placement in cluster.placements.values():
         container = cluster.containers.get(placement.container)
         if placement.host == host and container is not None:

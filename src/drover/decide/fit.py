@@ -187,7 +187,9 @@ def _pin_to(cluster: Cluster, near: Near) -> Pin:
 
 
 def _port(view: HostView, asked: Question) -> str | None:
-    for port in asked.wanted.spec.ports:
+    """Ports that Drover publishes are the same on every host, and claimed when the container starts."""
+    spec = asked.wanted.spec
+    for port in spec.ports if spec.publishes_on_host else ():
         why = _taken(view, asked, port)
         if why is not None:
             return why

@@ -8,6 +8,8 @@ Theory of operation. A container answers to these names on each network it has a
     alias, alias.network          db, db.app          the endpoint settings of its create call or `network connect`;
                                                       Compose puts the service's name there
     short id                      3f2a9c81b0de        the first 12 digits of its cluster id
+    service, service.network      web                 its service: the virtual address (`decide.services`), if any
+    tasks.service                 tasks.web           its service: the addresses of all that run
 
 A name that several containers share (a service's) has all their addresses. Names are lower-case. A paused container
 keeps its names, as on one engine; what is not known to run has none, so that a name never leads to nothing for long.
@@ -21,6 +23,7 @@ import msgspec
 
 from drover.decide.claims import claims_by_network
 from drover.decide.overlay import is_overlay
+from drover.decide.services import is_answering, members, service_name, virtual_addresses
 from drover.model.cluster import Cluster
 from drover.model.records import Address, Container, Network
 from drover.model.spec import parse_spec
@@ -50,7 +53,31 @@ def names(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
         for claim, container in answering:
             for name in names_of(container, network):
                 found.setdefault(name.lower(), []).append(claim.ip)
+    _add_services(cluster, network, found)
     return {name: tuple(addresses) if len(addresses) == 1 else _sorted(addresses) for name, addresses in found.items()}
+
+
+def _add_services(cluster: Cluster, network: Network, found: dict[str, list[str]]) -> None:
+    """The names of services that run; one with a virtual address answers with it alone, and not as an alias does."""
+    virtual = virtual_addresses(cluster, network.id)
+    replaced: set[str] = set()
+    for service, claims in members(cluster, network.id).items():
+        name = service_name(service).lower()
+        running = [claim.ip for claim in claims if is_answering(cluster, claim.container)]
+        if not running:
+            continue
+        found.setdefault(f"tasks.{name}", []).extend(running)
+        answer = [virtual[service]] if service in virtual else running
+        for asked in (name, f"{name}.{network.name.lower()}"):
+            if service in virtual and asked not in replaced and not _is_container(cluster, asked):
+                found[asked] = []
+                replaced.add(asked)
+            found.setdefault(asked, []).extend(answer)
+
+
+def _is_container(cluster: Cluster, name: str) -> bool:
+    """Whether a container's own name is meant, which a service's must not hide."""
+    return name in cluster.names
 
 
 def shared(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,8 @@ network driver makes it so, and nothing else remembers anything.
     remote entries               no                    claims whose container is placed on another host,
                                                        and the host addresses of the other hosts that use the network
 
-A host uses a network while a container placed on it holds an address there. A MAC follows from its address
+A host uses a network while a container placed on it holds an address there, or a published port leads there (every host
+answers those: `decide.tables`). A MAC follows from its address
 (`02:42:` and the four bytes in hex, Docker's own rule), so it moves with the address and peers' ARP caches stay true.
 An address whose placement changes changes one entry on each host that uses the network.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from hashlib import sha256
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -39,6 +41,9 @@ VXLAN_OVERHEAD_BYTES = 50
 DEFAULT_MTU_BYTES = 1500 - VXLAN_OVERHEAD_BYTES
 MTU_OPTION = "com.docker.network.driver.mtu"
 BRIDGE_OPTION = "com.docker.network.bridge.name"
+DEFAULT_NETWORK = sha256(b"drover default network").hexdigest()
+"""The id of the network of containers that name none: the same in every cluster, so that nobody has to look for it."""
+DEFAULT_NETWORK_NAME = "drover"
 HOST_ADDRESS = "drover-host"
 """The name under which a host's own address is kept out of the engine's pool (an auxiliary address)."""
 
@@ -122,10 +127,26 @@ def is_overlay(network: Network) -> bool:
     return network.driver in OVERLAY_DRIVERS and network.vni > 0
 
 
+@lru_cache(maxsize=4096)
+def _is_internal(body_text: str) -> bool:
+    return bool(msgspec.json.decode(body_text or "{}", type=dict[str, Any]).get("Internal"))
+
+
+def is_internal(network: Network) -> bool:
+    """Whether nothing leads out of the network, nor a published port into it."""
+    return _is_internal(network.body)
+
+
 def realised(
-    cluster: Cluster, host: str, *, mtu_bytes: int = DEFAULT_MTU_BYTES, port: int = VXLAN_PORT
+    cluster: Cluster,
+    host: str,
+    *,
+    mtu_bytes: int = DEFAULT_MTU_BYTES,
+    port: int = VXLAN_PORT,
+    everywhere: frozenset[str] = frozenset(),
 ) -> dict[str, RealNetwork]:
-    """Network id to what `host` must have of it, for every overlay network that a container placed there is on.
+    """Network id to what `host` must have of it, for every overlay network that a container placed there is on, and
+    those among `everywhere`, which all hosts have.
 
     `mtu_bytes` is the largest the underlay carries (its own MTU less 50); a network's own MTU option may lower it.
     Empty if the cluster does not know the host.
@@ -134,10 +155,14 @@ def realised(
     if this is None:
         return {}
     found = {}
-    for network_id, claims in claims_by_network(cluster).items():
+    claims = claims_by_network(cluster)
+    for network_id in dict.fromkeys([*claims, *sorted(everywhere)]):
         network = cluster.networks.get(network_id)
-        placed = list(_placed(cluster, claims)) if network and is_overlay(network) else []
-        if network and any(home is this for _, home in placed):
+        if network is None or not is_overlay(network):
+            continue
+        placed = list(_placed(cluster, claims.get(network_id, ())))
+        if network_id in everywhere or any(home is this for _, home in placed):
+            peers_on = list(cluster.hosts.values()) if network_id in everywhere else [home for _, home in placed]
             found[network_id] = RealNetwork(
                 id=network_id,
                 vni=network.vni,
@@ -147,7 +172,7 @@ def realised(
                 underlay=this.address,
                 mtu_bytes=min(mtu_bytes, _mtu_asked(network.body) or mtu_bytes),
                 port=port,
-                remotes=_remotes(network, placed, this),
+                remotes=_remotes(network, placed, peers_on, this),
             )
     return found
 
@@ -162,11 +187,13 @@ def _placed(cluster: Cluster, claims: Iterable[Address]) -> Iterator[tuple[Addre
             yield claim, home
 
 
-def _remotes(network: Network, placed: Iterable[tuple[Address, Host]], this: Host) -> frozenset[Remote]:
-    """The entries for addresses on other hosts and for those hosts themselves."""
+def _remotes(
+    network: Network, placed: Iterable[tuple[Address, Host]], hosts: Iterable[Host], this: Host
+) -> frozenset[Remote]:
+    """The entries for addresses on other hosts and for those of `hosts` themselves."""
     elsewhere = [(claim, home) for claim, home in placed if home is not this]
     entries = {Remote(claim.ip, claim.mac or mac_of(claim.ip), home.address) for claim, home in elsewhere}
-    for peer in {home.name: home for _, home in elsewhere}.values():
+    for peer in {home.name: home for home in hosts if home is not this}.values():
         if ip := host_address(network, peer.index):
             entries.add(Remote(ip, mac_of(ip), peer.address))
     return frozenset(entries)

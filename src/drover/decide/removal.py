@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from drover.decide.ports import heir
 from drover.model import records as r
-from drover.model.cluster import Change, Cluster, delete
+from drover.model.cluster import Change, Cluster, delete, put
 
 
 def container_removal(cluster: Cluster, container: str) -> tuple[list[Change], dict[str, int]]:
     """The changes that remove all records of a container, and the versions to expect.
 
-    Expecting the container's own version makes the removal lose against a newer order.
+    Expecting the container's own version makes the removal lose against a newer order. A published port that its
+    service shares passes to another container of the service.
     """
     record = cluster.containers.get(container)
     container_key = r.key("containers", container)
@@ -22,5 +24,10 @@ def container_removal(cluster: Cluster, container: str) -> tuple[list[Change], d
         delete(r.key("container_facts", k)) for k, f in cluster.container_facts.items() if f.container == container
     ]
     changes += [delete(r.key("addresses", k)) for k, a in cluster.addresses.items() if a.container == container]
-    changes += [delete(r.key("ports", k)) for k, p in cluster.ports.items() if p.container == container]
+    changes += [_given_up(cluster, k, p) for k, p in cluster.ports.items() if p.container == container]
     return changes, {container_key: cluster.version(container_key)}
+
+
+def _given_up(cluster: Cluster, rest: str, claim: r.Port) -> Change:
+    passed = heir(cluster, claim)
+    return put(r.key("ports", rest), passed) if passed else delete(r.key("ports", rest))

@@ -122,7 +122,9 @@ def nano_cpus(spec: Spec) -> int:
 
 
 def fixed_ports(spec: Spec) -> list[PortKey]:
-    """The host ports it must have: those published as one given number."""
+    """The ports it must have of its host: those that the engine publishes, as one given number."""
+    if not spec.publishes_on_host:
+        return []
     return [(port.protocol, port.first) for port in spec.ports if port.first and port.first == port.last]
 
 

@@ -4,6 +4,8 @@
     POST /networks/N/connect                     attachment, address claim                  refused: both go again
     POST /networks/N/disconnect                  nothing                                    done: both go
     either, N one of bridge, host, none          nothing                                    nothing
+    either, N is bridge, and the container is    as for other networks: the default network is shown as `bridge`
+    on the default network, or was made for it
 
 An address is given up only after the engine took it from the container: one live holder.
 """
@@ -20,7 +22,7 @@ from drover.gateway.call import Call, Outcome, Reply
 from drover.gateway.commits import Draft, commit_decided
 from drover.gateway.context import Context, decoded, json_text
 from drover.gateway.create import address_claim, is_predefined
-from drover.gateway.networks import members_of, network_changes
+from drover.gateway.networks import default_for, members_of, network_changes
 from drover.gateway.orders import Ask, no_more, reply_to, submit
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
@@ -49,10 +51,11 @@ async def connect(ctx: Context, call: Call) -> Outcome:
     asked = decoded(await json_text(call), _Connect)
     ref = call.params["name"]
     endpoint = asked.endpoint_config or {}
-    if is_predefined(ctx.cluster, ref):
-        return await _order(ctx, asked.container, "connect", {"network": ref, "endpoint": endpoint})
-    network = ctx.network(ref)
     record = ctx.container(asked.container)
+    default = default_for(ctx.cluster, record, ref)
+    if default is None and is_predefined(ctx.cluster, ref):
+        return await _order(ctx, asked.container, "connect", {"network": ref, "endpoint": endpoint})
+    network = default or ctx.network(ref)
     ctx.host_of(record)
     text = msgspec.json.encode(endpoint).decode()
 
@@ -84,10 +87,11 @@ def joined(cluster: Cluster, record: r.Container, network: r.Network, text: str)
 async def disconnect(ctx: Context, call: Call) -> Outcome:
     asked = decoded(await json_text(call), _Disconnect)
     ref = call.params["name"]
-    if is_predefined(ctx.cluster, ref):
-        return await _order(ctx, asked.container, "disconnect", {"network": ref, "force": asked.force})
-    network = ctx.network(ref)
     record = ctx.container(asked.container)
+    default = default_for(ctx.cluster, record, ref)
+    if default is None and is_predefined(ctx.cluster, ref):
+        return await _order(ctx, asked.container, "disconnect", {"network": ref, "force": asked.force})
+    network = default or ctx.network(ref)
     if record not in members_of(ctx.cluster, network):
         raise EngineError(500, f"container {record.id} is not connected to network {network.name}")
     reply = await _order(ctx, asked.container, "disconnect", {"network": network.id, "force": asked.force})

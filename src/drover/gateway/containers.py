@@ -9,10 +9,12 @@ POST /commit?container=X                                the query names the engi
 
 from __future__ import annotations
 
+from functools import reduce
 from urllib.parse import parse_qsl, urlencode
 
-from drover.gateway.call import Call, Outcome, Relay
+from drover.gateway.call import Call, Edit, Outcome, Relay
 from drover.gateway.context import Context, target_of
+from drover.gateway.shown import inspected, needs_showing
 
 _PREFIX = "/containers/"
 
@@ -28,6 +30,16 @@ def target_at_engine(ctx: Context, call: Call) -> tuple[str, str]:
 async def relay(ctx: Context, call: Call) -> Outcome:
     host, target = target_at_engine(ctx, call)
     return Relay(host=host, target=target, edit=ctx.ids.to_cluster)
+
+
+async def inspect(ctx: Context, call: Call) -> Outcome:
+    """As `relay`, with what Drover carries in the engine's place put back (`shown`)."""
+    record = ctx.container(call.params["name"])
+    host, target = target_at_engine(ctx, call)
+    edits: list[Edit] = [ctx.ids.to_cluster]
+    if needs_showing(ctx.cluster, record):
+        edits.append(inspected(ctx.cluster, record, ctx.bridge_id()))
+    return Relay(host=host, target=target, edit=lambda body: reduce(lambda text, edit: edit(text), edits, body))
 
 
 async def relay_lines(ctx: Context, call: Call) -> Outcome:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import msgspec
 
 from drover.decide.addresses import choose_address
+from drover.decide.converge import network_id
 from drover.decide.overlay import is_overlay, mac_of
 from drover.decide.removal import container_removal
 from drover.decide.resolve import resolve_network
@@ -159,8 +160,16 @@ def _rests_on(cluster: Cluster, wish: Wish) -> dict[str, int]:
 def _joined(cluster: Cluster, spec: Spec) -> dict[str, Endpoint]:
     """The ids of the cluster networks it joins, each with what is asked there. Raises `NotFound` for a network that
     does not exist."""
-    refs = [ref for ref in spec.network_refs if not is_predefined(cluster, ref)]
-    return {resolve_network(cluster, ref).id: spec.networks.get(ref, Endpoint()) for ref in refs}
+    refs = [ref for ref in spec.network_refs if _is_joined(cluster, ref)]
+    return {_joined_id(cluster, ref): spec.networks.get(ref, Endpoint()) for ref in refs}
+
+
+def _is_joined(cluster: Cluster, ref: str) -> bool:
+    return network_id(cluster, ref) is not None or not is_predefined(cluster, ref)
+
+
+def _joined_id(cluster: Cluster, ref: str) -> str:
+    return network_id(cluster, ref) or resolve_network(cluster, ref).id
 
 
 def is_predefined(cluster: Cluster, ref: str) -> bool:

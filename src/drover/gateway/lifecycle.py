@@ -21,6 +21,7 @@ from drover.gateway.commits import Draft, commit_decided
 from drover.gateway.containers import target_at_engine
 from drover.gateway.context import Context, decoded, json_text, target_of
 from drover.gateway.orders import Ask, reply_to, submit
+from drover.gateway.publishing import exposed_ports, give_up, publishing, refuse_busy
 from drover.model import records as r
 from drover.model.cluster import Cluster, delete, put
 
@@ -37,7 +38,7 @@ HARMLESS_SIGNALS = frozenset(
 
 
 async def start(ctx: Context, call: Call) -> Outcome:
-    return await _simple(ctx, call, Ask(verb="start", query=call.query_string))
+    return await _starting(ctx, call, Ask(verb="start", query=call.query_string))
 
 
 async def stop(ctx: Context, call: Call) -> Outcome:
@@ -46,7 +47,19 @@ async def stop(ctx: Context, call: Call) -> Outcome:
 
 async def restart(ctx: Context, call: Call) -> Outcome:
     deadline_s = _stop_deadline_s(ctx, call)
-    return await _simple(ctx, call, Ask(verb="restart", query=call.query_string, deadline_s=deadline_s))
+    return await _starting(ctx, call, Ask(verb="restart", query=call.query_string, deadline_s=deadline_s))
+
+
+async def _starting(ctx: Context, call: Call, ask: Ask) -> Reply:
+    """An order after which the container runs: it claims its published ports."""
+    record = ctx.container(call.params["name"])
+    ctx.host_of(record)
+    refuse_busy(ctx, record)
+    exposed = await exposed_ports(ctx, record)
+    answer = await submit(ctx, record.id, ask, publishing(exposed))
+    if answer.status >= 400:
+        await give_up(ctx, record.id)
+    return reply_to(ctx, answer)
 
 
 async def kill(ctx: Context, call: Call) -> Outcome:

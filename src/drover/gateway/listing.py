@@ -19,13 +19,16 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from drover.decide.default_network import SHOWN_AS
 from drover.decide.health import down_sentence
+from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME
 from drover.decide.resolve import resolve_container
 from drover.drivers.engine.port import ID_LABEL
 from drover.errors import DroverError, EngineError, Invalid
 from drover.gateway.call import Call, EngineResponse, Outcome, Reply
 from drover.gateway.context import Context, query_of, succeeded, target_of
 from drover.gateway.filters import Filters, filters_text, label_filters_match, parse_filters, text_matches
+from drover.gateway.shown import listed, needs_showing
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import parse_spec
@@ -118,15 +121,18 @@ def engine_target(cluster: Cluster, call: Call, wanted: Wanted) -> str:
     filters = {name: list(values) for name, values in wanted.filters.items() if name not in OWN_FILTERS}
     filters["label"] = [*filters.get("label", []), ID_LABEL]
     if "network" in filters:
-        filters["network"] = [_network_name(cluster, ref) for ref in filters["network"]]
+        filters["network"] = [name for ref in filters["network"] for name in _network_names(cluster, ref)]
     everything = wanted.all or wanted.limit > 0 or "before" in wanted.filters or "since" in wanted.filters
     query = query_of(all="1" if everything else "", size=wanted.size, filters=filters_text(filters))
     return target_of(call, "/containers/json", query)
 
 
-def _network_name(cluster: Cluster, ref: str) -> str:
+def _network_names(cluster: Cluster, ref: str) -> list[str]:
+    """What the engines call a network; `bridge` is also what the default network is shown as."""
+    if ref == SHOWN_AS and DEFAULT_NETWORK in cluster.networks:
+        return [ref, DEFAULT_NETWORK_NAME]
     network = cluster.networks.get(ref)
-    return ref if network is None else network.name
+    return [ref if network is None else network.name]
 
 
 def read_elements(ctx: Context, host: str, answer: EngineResponse) -> Iterator[Element]:
@@ -137,7 +143,15 @@ def read_elements(ctx: Context, host: str, answer: EngineResponse) -> Iterator[E
         if ctx.cluster.host_of(cluster_id) in (None, host):
             ctx.ids.mention(head.id, cluster_id, host)
             created_at = _created_at(ctx.cluster, cluster_id, head.created)
-            yield Element(cluster_id, created_at, ctx.ids.to_cluster(bytes(raw)))
+            yield Element(cluster_id, created_at, _shown_by_engine(ctx, cluster_id, ctx.ids.to_cluster(bytes(raw))))
+
+
+def _shown_by_engine(ctx: Context, container: str, element: bytes) -> bytes:
+    """An engine's element, with what Drover carries in its place put back."""
+    record = ctx.cluster.containers.get(container)
+    if record is None or not needs_showing(ctx.cluster, record):
+        return element
+    return listed(ctx.cluster, record, ctx.bridge_id(), element)
 
 
 def _created_at(cluster: Cluster, container: str, otherwise: float) -> float:

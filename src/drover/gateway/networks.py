@@ -20,9 +20,10 @@ import msgspec
 
 from drover.decide.addresses import next_vni, subnet_for
 from drover.decide.converge import networks_of
-from drover.decide.overlay import OVERLAY_DRIVERS, is_overlay
+from drover.decide.default_network import ALLOCATION, SHOWN_AS, asks_default, is_on_default
+from drover.decide.overlay import DEFAULT_NETWORK, OVERLAY_DRIVERS, is_overlay
 from drover.errors import Conflict, DeadlineExceeded, EngineError, Forbidden, NotFound
-from drover.gateway.call import Call, Outcome, Relay, Reply
+from drover.gateway.call import Call, Edit, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
 from drover.gateway.context import Context, decoded, json_reply, json_text, query_of, target_of
 from drover.gateway.filters import (
@@ -42,8 +43,6 @@ from drover.model.spec import parse_spec
 PREDEFINED = ("bridge", "host", "none")
 LIST_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})
-ALLOCATION = r.key("settings", "network-allocation")
-"""Written with every new network, so that two gateways never choose one subnet or VNI twice."""
 REMOVED_DEADLINE_S = 10.0
 ACTIVE = ("running", "paused", "restarting")
 
@@ -119,7 +118,7 @@ async def list_networks(ctx: Context, call: Call) -> Outcome:
     filters = parse_filters(call.query("filters"))
     refuse_unknown(filters, LIST_FILTERS)
     _refuse_type(filters)
-    shown = [(shape(network), network) for network in ctx.cluster.networks.values()]
+    shown = [(shape(network), network) for network in ctx.cluster.networks.values() if network.id != DEFAULT_NETWORK]
     ours = [item for item, network in shown if _matches(ctx.cluster, item, network, filters)]
     return json_reply([*await _builtin(ctx, call, filters), *ours])
 
@@ -193,9 +192,28 @@ async def inspect(ctx: Context, call: Call) -> Outcome:
     ref = call.params["name"]
     own = predefined(ctx, ref)
     if own is not None:
-        return Relay(host=own[0], target=target_of(call, f"/networks/{own[1]}"), edit=ctx.ids.to_cluster)
+        return Relay(host=own[0], target=target_of(call, f"/networks/{own[1]}"), edit=_with_default(ctx))
     network = ctx.network(ref)
     return json_reply(shape(network, endpoints(ctx.cluster, network)))
+
+
+def _with_default(ctx: Context) -> Edit:
+    """The edit that adds what is on the cluster's default network to an engine's `bridge`, which it is shown as."""
+    network = ctx.cluster.networks.get(DEFAULT_NETWORK)
+    if network is None:
+        return ctx.ids.to_cluster
+    ours, pool = endpoints(ctx.cluster, network), {"Subnet": network.subnet, "Gateway": network.gateway}
+
+    def edit(body: bytes) -> bytes:
+        shown = decoded(ctx.ids.to_cluster(body), dict[str, Any])
+        if shown.get("Name") != SHOWN_AS or "Containers" not in shown:
+            return ctx.ids.to_cluster(body)
+        ipam = shown["IPAM"]
+        config = [pool, *(ipam.get("Config") or ())]
+        both = {**(shown["Containers"] or {}), **ours}
+        return msgspec.json.encode({**shown, "IPAM": {**ipam, "Config": config}, "Containers": both}) + b"\n"
+
+    return edit
 
 
 def predefined(ctx: Context, ref: str) -> tuple[str, str] | None:
@@ -208,6 +226,15 @@ def predefined(ctx: Context, ref: str) -> tuple[str, str] | None:
         if len(ref) >= 12 and any(own.startswith(ref) for own in ids):
             return host, ref
     return None
+
+
+def default_for(cluster: Cluster, record: r.Container, ref: str) -> r.Network | None:
+    """The default network where a client that names `bridge` means it: the container is on it, shown as on `bridge`, or
+    was made to be."""
+    bridges = {facts.predefined_networks.get(SHOWN_AS) for facts in cluster.host_facts.values()}
+    means = ref == SHOWN_AS or ref in bridges
+    belongs = is_on_default(cluster, record.id) or asks_default(parse_spec(record.body))
+    return cluster.networks.get(DEFAULT_NETWORK) if means and belongs else None
 
 
 def endpoints(cluster: Cluster, network: r.Network) -> dict[str, Any]:
@@ -252,6 +279,8 @@ async def remove(ctx: Context, call: Call) -> Outcome:
     if predefined(ctx, ref) is not None:
         raise Forbidden(f"{_predefined_name(ctx.cluster, ref)} is a pre-defined network and cannot be removed")
     network = ctx.network(ref)
+    if network.id == DEFAULT_NETWORK:
+        raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
     await remove_network(ctx, network)
     return Reply(status=204)
 
@@ -305,7 +334,12 @@ def _prunable(ctx: Context, network: r.Network, filters: Filters) -> bool:
     labels = decoded(network.body, Asked).labels or {}
     until = [parse_when(text, ctx.clock()) for text in filters.get("until", [])]
     old = all(network.created_at < limit for limit in until)
-    return old and label_filters_match(filters, labels) and not active_on(ctx.cluster, network)
+    return (
+        network.id != DEFAULT_NETWORK
+        and old
+        and label_filters_match(filters, labels)
+        and not active_on(ctx.cluster, network)
+    )
 
 
 def network_changes(cluster: Cluster, network: str, container: str) -> list[Change]:

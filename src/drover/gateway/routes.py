@@ -58,7 +58,7 @@ _CONTAINERS = (
     Route("GET", "/containers/json", "container.list", listing.list_containers),
     Route("POST", "/containers/create", "container.create", create.create),
     Route("POST", "/containers/prune", "container.prune", prune.prune_containers),
-    Route("GET", "/containers/{name}/json", "container.inspect", containers.relay),
+    Route("GET", "/containers/{name}/json", "container.inspect", containers.inspect),
     Route("GET", "/containers/{name}/top", "container.top", containers.relay),
     Route("GET", "/containers/{name}/logs", "container.logs", containers.relay),
     Route("GET", "/containers/{name}/changes", "container.changes", containers.relay),

@@ -114,6 +114,11 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.rows("ports", r.Port)
 
     @property
+    def service_addresses(self) -> Mapping[str, r.ServiceAddress]:
+        """Keyed by address."""
+        return self.rows("service_addresses", r.ServiceAddress)
+
+    @property
     def volumes(self) -> Mapping[str, r.Volume]:
         return self.rows("volumes", r.Volume)
 

@@ -16,7 +16,8 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     network_names      network name           people     which network has the name
     network_facts      host/network id        its host   the network's id on that host's engine
     addresses          network id/ip          leader     which container answers for the address
-    ports              host or */proto/port   leader     which container has the published port
+    ports              host or */proto/port   people     which container has the published port
+    service_addresses  ip                     leader     which service answers for the address
     volumes            volume name            people     a cluster volume and which host may write it, with an epoch
     tokens             token id               people     a join token (hash only)
     members            host                   leader     the host runs a member of the store
@@ -196,13 +197,28 @@ class Address(Record, frozen=True):
 
 
 class Port(Record, frozen=True):
-    """The claim to a published port."""
+    """The claim to a published port: of one host, or of every host (`*`).
+
+    `container_port` is where it leads; 0: the host's engine publishes it. `host_ip`: the only address of the host that
+    answers, empty for all. `service`: containers of this service (`project/name`) share the port, if not empty.
+    """
 
     host: str
     protocol: str
     port: int
     container: str
     epoch: int = 1
+    container_port: int = 0
+    host_ip: str = ""
+    service: str = ""
+
+
+class ServiceAddress(Record, frozen=True):
+    """The claim of a service (`project/name`) to a virtual address, answered on one network."""
+
+    ip: str
+    network: str
+    service: str
 
 
 class Volume(Record, frozen=True):
@@ -267,6 +283,7 @@ TABLES: dict[str, type[Record]] = {
     "network_facts": NetworkFacts,
     "addresses": Address,
     "ports": Port,
+    "service_addresses": ServiceAddress,
     "volumes": Volume,
     "tokens": Token,
     "members": Member,

@@ -35,7 +35,9 @@ CONSTRAINT_ENV = "constraint:"
 AFFINITY_ENV = "affinity:"
 CONSTRAINT_LABEL = "drover.constraint"
 AFFINITY_LABEL = "drover.affinity"
+PUBLISH_LABEL = "drover.publish"
 PROTOCOLS = ("tcp", "udp", "sctp")
+ENGINE_NETWORKS = frozenset({"bridge", "host", "none"})
 
 
 class PublishedPort(msgspec.Struct, frozen=True):
@@ -108,6 +110,13 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         if self.network_container:
             return ()
         return tuple(self.networks) or (self.network_mode,)
+
+    @property
+    def publishes_on_host(self) -> bool:
+        """Whether its host's engine publishes its ports, on that host only: where the label `drover.publish` says
+        `host`, and for containers on no network but an engine's own."""
+        own = all(ref in ENGINE_NETWORKS for ref in self.network_refs)
+        return own or self.labels.get(PUBLISH_LABEL) == "host"
 
     @property
     def volume_names(self) -> tuple[str, ...]:
@@ -239,7 +248,7 @@ def _spec(body: _Body) -> Spec:
         memory_bytes=max(0, host.memory_reservation or host.memory or 0),
         cpus=max(0, host.nano_cpus or 0) / 1e9,
         ports=_ports(host.port_bindings or {}),
-        exposed=tuple(_container_port(port) for port in body.exposed_ports or {}),
+        exposed=tuple(container_port(port) for port in body.exposed_ports or {}),
         publish_all=host.publish_all_ports or False,
         volumes=_named_volumes(host),
         anonymous=_anonymous_volumes(body, host),
@@ -283,12 +292,12 @@ def _ports(bindings: Mapping[str, list[_Binding | None] | None]) -> tuple[Publis
 
 
 def _published(port: str, binding: _Binding) -> PublishedPort:
-    number, protocol = _container_port(port)
+    number, protocol = container_port(port)
     first, last = _host_ports(binding.host_port or "")
     return PublishedPort(number, protocol, binding.host_ip or "", first, last)
 
 
-def _container_port(text: str) -> tuple[int, str]:
+def container_port(text: str) -> tuple[int, str]:
     """`80/tcp` or `80` (tcp) as (number, protocol)."""
     number, _, protocol = text.partition("/")
     protocol = (protocol or "tcp").lower()

@@ -15,6 +15,10 @@ not in this table, known or unknown, keep their JSON values:
     EndpointsConfig.NET                          the claimed IPv4 address, and its MAC address
     HostConfig.Dns                               the gateways of its cluster networks, if the client names no server:
                                                  the engine's own 127.0.0.11 asks them for names on other hosts
+    HostConfig.NetworkMode `default` or none     the cluster's default network
+    HostConfig.PortBindings, PublishAllPorts     nothing where Drover publishes them (`decide.ports`)
+    EndpointsConfig.NET.Aliases                  without the service's name: the engine knows its own containers only,
+                                                 and would answer with those alone
 
 A container named by name keeps its name in all of them: the engine's container has the same one, and `inspect` then
 shows what the client wrote. A reference to a container that this engine does not have stays too: its engine's answer
@@ -29,8 +33,11 @@ from typing import Any
 
 import msgspec
 
+from drover.decide.default_network import DEFAULT_MODE, is_on_default
 from drover.decide.names import resolvers
-from drover.decide.overlay import is_overlay, mac_of
+from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME, is_overlay, mac_of
+from drover.decide.ports import is_published_by_cluster
+from drover.decide.services import service_name, service_of
 from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL
 from drover.model import records as r
 from drover.model.cluster import Cluster
@@ -39,6 +46,7 @@ from drover.model.spec import parse_spec, strip_scheduling_env
 SHORT_ID = 12
 SHARED = "container:"
 MODES = ("NetworkMode", "PidMode", "IpcMode")
+PUBLISHING = ("PortBindings", "PublishAllPorts")
 
 
 class FixedAddress(msgspec.Struct, frozen=True):
@@ -59,6 +67,12 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
     networks: Mapping[str, str] = {}
     addresses: Mapping[str, FixedAddress] = {}
     name_servers: tuple[str, ...] = ()
+    default_network: str = ""
+    """The engine's name for the network of a container that names none; empty: its own."""
+    publishes: bool = True
+    """Whether the engine publishes the ports."""
+    service: str = ""
+    """The name that only Drover answers for."""
 
 
 def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str], cluster: Cluster) -> dict[str, Any]:
@@ -73,6 +87,9 @@ def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str
         networks=networks,
         addresses=_addresses(record, cluster),
         name_servers=resolvers(cluster, record.id),
+        default_network=DEFAULT_NETWORK_NAME if is_on_default(cluster, record.id) else "",
+        publishes=not is_published_by_cluster(cluster, record),
+        service=service_name(service_of(parse_spec(record.body).labels)),
     )
     return translated(json.loads(record.body or "{}"), translation)
 
@@ -85,7 +102,8 @@ def _addresses(record: r.Container, cluster: Cluster) -> dict[str, FixedAddress]
         network = cluster.networks.get(claim.network)
         if claim.container != record.id or network is None:
             continue
-        if network.name in spec.network_refs or network.id in spec.network_refs:
+        refs = (network.name, network.id, *([DEFAULT_MODE] if network.id == DEFAULT_NETWORK else []))
+        if any(ref in spec.network_refs for ref in refs):
             derived = mac_of(claim.ip) if is_overlay(network) and not spec.mac else ""
             found[network.name] = FixedAddress(claim.ip, claim.mac or derived)
     return found
@@ -97,6 +115,8 @@ def translated(body: Mapping[str, Any], translation: Translation) -> dict[str, A
     host = _host_config(result.get("HostConfig") or {}, translation)
     if translation.name_servers and not host.get("Dns"):
         host["Dns"] = list(translation.name_servers)
+    if not translation.publishes:
+        host = {name: value for name, value in host.items() if name not in PUBLISHING}
     labels = {ID_LABEL: translation.id, EPOCH_LABEL: str(translation.epoch)}
     result["Labels"] = {**(result.get("Labels") or {}), **labels}
     if not result.get("Hostname") and _has_own_name(host):
@@ -121,6 +141,8 @@ def _host_config(host: Mapping[str, Any], translation: Translation) -> dict[str,
     for field in MODES:
         if isinstance(result.get(field), str):
             result[field] = _mode(result[field], translation)
+    if translation.default_network and (result.get("NetworkMode") or DEFAULT_MODE) == DEFAULT_MODE:
+        result["NetworkMode"] = translation.default_network
     if result.get("VolumesFrom"):
         result["VolumesFrom"] = [_volumes_from(entry, translation) for entry in result["VolumesFrom"]]
     if result.get("Links"):
@@ -165,13 +187,20 @@ def _begins(cluster_id: str, ref: str) -> bool:
 
 def _networking(networking: Mapping[str, Any], translation: Translation) -> dict[str, Any]:
     given = networking.get("EndpointsConfig") or {}
-    endpoints = {translation.networks.get(network, network): endpoint for network, endpoint in given.items()}
+    known = {**translation.networks, DEFAULT_MODE: translation.default_network or DEFAULT_MODE}
+    endpoints = {known.get(network, network): endpoint for network, endpoint in given.items()}
     for network, endpoint in endpoints.items():
         if endpoint and endpoint.get("Links"):
             endpoints[network] = {**endpoint, "Links": _links(endpoint["Links"], translation)}
     for network, address in translation.addresses.items():
+        endpoints[network] = _without_alias(endpoints.get(network) or {}, translation.service)
         endpoints[network] = fixed_endpoint(endpoints.get(network) or {}, address)
     return {**networking, "EndpointsConfig": endpoints}
+
+
+def _without_alias(endpoint: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    aliases = endpoint.get("Aliases") or []
+    return {**endpoint, "Aliases": [one for one in aliases if one != name]} if name in aliases else endpoint
 
 
 def fixed_endpoint(endpoint: Mapping[str, Any], address: FixedAddress) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from drover.decide.overlay import DEFAULT_MTU_BYTES, VXLAN_PORT, RealNetwork, Remote
+from drover.decide.tables import Tables
 from drover.drivers.network.port import SeenNetwork
 from drover.errors import NotFound
 
@@ -12,7 +13,8 @@ from drover.errors import NotFound
 class FakeNetwork:
     """`realised` maps VNIs to networks, `remotes` to their entries; `peers` is None while no filter is set.
 
-    `underlay` is the one address that this host has, any if empty. Tests may damage all three by hand.
+    `tables` are the last that were set, `turning` the networks whose bridges send frames back. `underlay` is the one
+    address that this host has, any if empty. Tests may damage all of them by hand.
     """
 
     def __init__(self, underlay: str = "") -> None:
@@ -20,6 +22,8 @@ class FakeNetwork:
         self.realised: dict[int, RealNetwork] = {}
         self.remotes: dict[int, frozenset[Remote]] = {}
         self.peers: frozenset[str] | None = None
+        self.tables: Tables | None = None
+        self.turning: set[int] = set()
 
     async def mtu_bytes(self, underlay: str) -> int:
         if self.underlay not in ("", underlay):
@@ -38,7 +42,17 @@ class FakeNetwork:
     async def set_peers(self, addresses: Iterable[str], port: int = VXLAN_PORT) -> None:
         self.peers = frozenset(addresses)
 
+    async def set_services(self, tables: Tables, *, verify: bool = False) -> None:
+        self.tables = tables
+
+    async def let_turn(self, vni: int) -> None:
+        self.turning.add(vni)
+
+    async def doubts(self, tables: Tables) -> list[str]:
+        return [] if self.tables == tables else ["the tables differ"]
+
     async def remove(self, vni: int) -> None:
+        self.turning.discard(vni)
         self.realised.pop(vni, None)
         self.remotes.pop(vni, None)
 
@@ -51,7 +65,8 @@ class FakeNetwork:
     async def purge(self) -> None:
         self.realised.clear()
         self.remotes.clear()
-        self.peers = None
+        self.peers = self.tables = None
+        self.turning.clear()
 
     async def close(self) -> None:
         return

@@ -8,12 +8,15 @@ the table `inet drover`, and in it only the set and chain named here.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from drover.errors import DroverError, Forbidden, MissingTool
 
 TABLE = "inet drover"
+SERVICES_TABLE = "ip drover"
+"""That of `services`."""
 NFT_TIMEOUT_S = 20.0
+PACKAGES = {"nft": "nftables", "iptables": "iptables", "conntrack": "conntrack"}
 
 
 def peers_script(addresses: Iterable[str], port: int) -> str:
@@ -33,22 +36,29 @@ def peers_script(addresses: Iterable[str], port: int) -> str:
 
 
 def purge_script() -> str:
-    """Delete the table; the line before makes that no error where there is none."""
-    return f"add table {TABLE}\ndelete table {TABLE}\n"
+    """Delete the tables; the line before makes that no error where there is none."""
+    return "".join(f"add table {table}\ndelete table {table}\n" for table in (TABLE, SERVICES_TABLE))
 
 
 def apply(script: str) -> None:
-    """Run one transaction in the current network namespace."""
-    try:
-        done = subprocess.run(
-            ["nft", "-f", "-"], input=script, text=True, capture_output=True, timeout=NFT_TIMEOUT_S, check=False
-        )
-    except FileNotFoundError as error:
-        raise MissingTool("The program nft is not there to filter VXLAN.", hint="Install nftables.") from error
-    except subprocess.TimeoutExpired as error:
-        raise DroverError(f"nft did not answer within {NFT_TIMEOUT_S:.0f} s.") from error
+    """Run one transaction in the current network namespace; nothing for an empty one."""
+    if not script:
+        return
+    done = run(["nft", "-f", "-"], script)
     if done.returncode != 0:
         raise _refusal(done.stderr.strip())
+
+
+def run(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, whatever its exit status. Raises `MissingTool` or, after a time, `DroverError`."""
+    try:
+        return subprocess.run(argv, input=stdin, text=True, capture_output=True, timeout=NFT_TIMEOUT_S, check=False)
+    except FileNotFoundError as error:
+        raise MissingTool(
+            f"The program {argv[0]} is not there to program the kernel.", hint=f"Install {PACKAGES[argv[0]]}."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise DroverError(f"{argv[0]} did not answer within {NFT_TIMEOUT_S:.0f} s.") from error
 
 
 def _refusal(words: str) -> DroverError:

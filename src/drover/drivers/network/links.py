@@ -11,6 +11,7 @@ setting a bridge's MAC or taking it down, even to what it was, drops its neighbo
     VXLAN port           no learning, no unicast flood, ARP answered here  nothing but known unicast on the underlay
     settings             no redirects, no IPv6                             one gateway address on every host; IPv6 would
                                                                            announce itself from it
+                         127.0.0.1 may be redirected to the bridge         published ports answer there (`services`)
 
 Both devices carry the alias `drover:<network id>`; by that and the name they are known as ours. An engine that
 starts before the daemon makes a bridge of the same name itself; it is adopted and repaired.
@@ -22,7 +23,7 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def realise(ip: IPRoute, net: RealNetwork) -> tuple[Devices, bool]:
     vxlan, vxlan_changed = _vxlan(ip, net, bridge)
     addresses_changed = _addresses(ip, net, bridge)
     _route(ip, net, bridge)
-    _set_sysctl("ipv4/conf/all/send_redirects", "0")
-    _set_sysctl(f"ipv4/conf/{net.bridge}/send_redirects", "0")
+    set_sysctls({"ipv4/conf/all/send_redirects": "0", f"ipv4/conf/{net.bridge}/send_redirects": "0"})
+    set_sysctls({f"ipv4/conf/{net.bridge}/route_localnet": "1"})
     return Devices(bridge, vxlan), bridge_changed or vxlan_changed or addresses_changed
 
 
@@ -177,6 +178,20 @@ def _route(ip: IPRoute, net: RealNetwork, bridge: int) -> None:
         ip.route("del", **route, prefsrc=source) if source else ip.route("del", **route)
     if wanted not in sources:
         ip.route("replace", **route, prefsrc=wanted)
+
+
+def let_turn(ip: IPRoute, bridge: int) -> None:
+    """Let every container's port of a bridge send frames back to where they came from."""
+    for message in ip.link("dump", master=bridge):
+        link = _link(message)
+        if link.kind == "veth" and not link.port.get("mode"):
+            ip.brport("set", index=link.index, mode=1)
+
+
+def set_sysctls(settings: Mapping[str, str]) -> None:
+    """Settings below /proc/sys/net and their values."""
+    for name, value in settings.items():
+        _set_sysctl(name, value)
 
 
 def _set_sysctl(name: str, value: str) -> None:

@@ -19,8 +19,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from drover.decide.overlay import VXLAN_OVERHEAD_BYTES, VXLAN_PORT, RealNetwork, Remote
+from drover.decide.tables import Tables
 from drover.drivers.network import filter as packet_filter
-from drover.drivers.network import forwarding, links
+from drover.drivers.network import forwarding, links, services
 from drover.drivers.network.forwarding import Devices, NeighbourSocket, Refusal
 from drover.drivers.network.port import SeenNetwork
 from drover.errors import DroverError, Forbidden, MissingTool, NotFound
@@ -37,6 +38,8 @@ class LinuxNetwork:
         self._neighbours: NeighbourSocket | None = None
         self._devices: dict[int, Devices] = {}
         self._written: dict[int, frozenset[Remote]] = {}
+        self._tables: Tables | None = None
+        self._image: services.Image | None = None
 
     async def mtu_bytes(self, underlay: str) -> int:
         mtu = await self._run(lambda: links.mtu_of(self._route(), underlay))
@@ -58,6 +61,15 @@ class LinuxNetwork:
         script = packet_filter.peers_script(addresses, port)
         await self._run(lambda: packet_filter.apply(script))
 
+    async def set_services(self, tables: Tables, *, verify: bool = False) -> None:
+        await self._run(lambda: self._set_services(tables, verify))
+
+    async def let_turn(self, vni: int) -> None:
+        await self._run(lambda: self._let_turn(vni))
+
+    async def doubts(self, tables: Tables) -> list[str]:
+        return await self._run(lambda: _doubts(tables))
+
     async def remove(self, vni: int) -> None:
         await self._run(lambda: self._remove(vni))
 
@@ -67,7 +79,7 @@ class LinuxNetwork:
     async def purge(self) -> None:
         for vni in await self.seen():
             await self.remove(vni)
-        await self._run(lambda: packet_filter.apply(packet_filter.purge_script()))
+        await self._run(self._purge_filters)
 
     async def close(self) -> None:
         await self._run(self._close)
@@ -108,6 +120,33 @@ class LinuxNetwork:
         _check(net, self._socket().apply(devices, changes))
         self._written[net.vni] = wanted
 
+    def _set_services(self, tables: Tables, verify: bool) -> None:
+        wanted = services.render(tables)
+        known, self._image = self._image, None
+        before = services.read() if known is None or verify else known
+        try:
+            packet_filter.apply(services.script(before, wanted))
+        except DroverError:
+            # Somebody else took away what the difference builds on: all of it anew, still in one transaction.
+            packet_filter.apply(services.script(services.NOTHING, wanted))
+        self._image = wanted
+        ended = (self._tables.addresses() if self._tables else frozenset()) - tables.addresses() - tables.alive
+        self._tables = tables
+        services.forget_flows(ended)
+        if verify or known is None:
+            links.set_sysctls(services.SETTINGS)
+            services.accept_redirected()
+
+    def _let_turn(self, vni: int) -> None:
+        devices = self._devices.get(vni)
+        if devices is not None:
+            links.let_turn(self._route(), devices.bridge)
+
+    def _purge_filters(self) -> None:
+        self._tables = self._image = None
+        services.refuse_redirected()
+        packet_filter.apply(packet_filter.purge_script())
+
     def _remove(self, vni: int) -> None:
         self._devices.pop(vni, None)
         self._written.pop(vni, None)
@@ -134,6 +173,11 @@ class LinuxNetwork:
             if part is not None:
                 part.close()
         self._ip = self._neighbours = None
+
+
+def _doubts(tables: Tables) -> list[str]:
+    found = services.differences(services.render(tables), services.read())
+    return found if services.accepts_redirected() else [*found, "Docker's chain DOCKER-USER lacks Drover's rules"]
 
 
 def _check(net: RealNetwork, refused: list[Refusal]) -> None:

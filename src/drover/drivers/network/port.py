@@ -8,6 +8,8 @@ starts (host, engine, daemon) does not matter. Two implementations pass one cont
     before the engine's network is made      realise, set_remotes
     when an address moves                    set_remotes, on every host that uses the network
     when a host joins or leaves              set_peers
+    when a backend comes or goes             set_services
+    when a container starts                  let_turn
     after the engine's network is removed    remove
     when a host leaves the cluster           purge
 
@@ -24,6 +26,7 @@ from typing import Protocol
 import msgspec
 
 from drover.decide.overlay import RealNetwork, Remote
+from drover.decide.tables import Tables
 
 
 class SeenNetwork(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,22 @@ class NetworkDriver(Protocol):
 
     async def set_peers(self, addresses: Iterable[str], port: int = 4789) -> None:
         """Accept VXLAN on UDP `port` from these underlay addresses only, in one step."""
+        ...
+
+    async def set_services(self, tables: Tables, *, verify: bool = False) -> None:
+        """Make published ports and virtual addresses exactly these, in one transaction that no connection notices.
+
+        Connections to backends that have ended are forgotten. With `verify` the kernel's own state is read first, and
+        whatever somebody else changed is repaired.
+        """
+        ...
+
+    async def let_turn(self, vni: int) -> None:
+        """Let frames leave a network's bridge by the port they came in by: a container may be its own backend."""
+        ...
+
+    async def doubts(self, tables: Tables) -> list[str]:
+        """What the kernel has otherwise than `set_services(tables)` would leave it; one phrase each."""
         ...
 
     async def remove(self, vni: int) -> None:
