@@ -6,6 +6,7 @@ import importlib
 
 import click
 
+from drover.daemon import heap
 from drover.daemon.config import DEFAULT_STATE_DIR, load_config
 
 
@@ -21,4 +22,5 @@ def daemon(state_dir: str) -> None:
       drover daemon --state-dir /var/lib/drover
     """
     config = load_config(state_dir)
+    heap.keep_small()
     importlib.import_module("drover.daemon.daemon").run(config)
