@@ -122,7 +122,9 @@ async def test_calls_say_why_it_is_not_healthy(world: HookWorld):
     await manage(world, deadline_s=0.3)
     got = await world.ask("GET", "/v1.41/containers/json", None)
     assert got.status == 504
-    assert got.message == ("adapter debug did not answer within 0.3 s: its container cannot be created: no space left")
+    why = "its container cannot be created: no space left"
+    assert got.message == f"adapter debug did not answer within 0.3 s: {why}"
+    assert world.layer.views()[0]["trouble"] == why
 
 
 async def test_another_configuration_replaces_its_container(world: HookWorld):
