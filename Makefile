@@ -14,16 +14,27 @@ setup: .venv/.done ## the virtual environment and the system packages
 check: .venv/.done ## lint, types and the fast tests: no root, seconds
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy
-	$(PY) -m pytest -q -m "not lab" -n 2
+	$(PY) -m pytest -q -m "not lab and not etcd" -n 2
 
 test: setup ## everything: check, then the lab suite on real engines (root)
 	@tools/clients
 	$(MAKE) check
-	$(PY) -m pytest -q -m lab
+	$(PY) -m pytest -q -m etcd
+	$(SUDO) $(PY) -m pytest -q -m lab
 
 demo: setup ## a three-host cluster on this machine, told as it happens (root)
 	@tools/clients compose
 	$(SUDO) .venv/bin/drover lab demo
+
+lab: setup ## a lab of three hosts, one cluster, to play with (root); `drover lab down` removes it
+	$(SUDO) .venv/bin/drover lab up
+
+conformance: setup ## docker-py's own suite on an engine, a one-host and a three-host cluster (root)
+	@tools/clients
+	$(SUDO) $(PY) -m tests.conformance
+
+docs: .venv/.done ## docs/reference.md, drawn from the code
+	$(PY) tools/reference.py
 
 bench: setup ## the budgets, measured (root); QUICK=1: in five minutes
 	$(SUDO) $(PY) -m bench $(if $(QUICK),--quick)
