@@ -2,17 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
+from drover.agent.volumes import Incoming, Wanted
 from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.fake_images import make_image
 from drover.drivers.network.fake import FakeNetwork
+from drover.drivers.volumes.catalog import Catalog
 from drover.drivers.volumes.fake import FakeVolumes
-from drover.errors import EngineError, NotFound
+from drover.errors import EngineError, NotFound, Unavailable
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, put
 from drover.sim import clock
@@ -39,6 +42,15 @@ class NoImages:
         self.engine.images.add(make_image([b"app"]), ref)
 
 
+class NoVolumes:
+    """There is no other host."""
+
+    @asynccontextmanager
+    async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
+        raise Unavailable(f"host {host} cannot be reached")
+        yield Incoming("", aiter(()))
+
+
 class World:
     """One host: store, mirror, engine, agent."""
 
@@ -59,7 +71,8 @@ class World:
         await self.start_agent()
 
     async def start_agent(self) -> None:
-        drivers = Drivers(self.engine, FakeNetwork("10.0.0.1"), self.volumes, self.images)
+        catalog = Catalog({"fake": self.volumes})
+        drivers = Drivers(self.engine, FakeNetwork("10.0.0.1"), catalog, self.images, NoVolumes())
         self.agent = Agent("h1", self.mirror, self.store, drivers, clock.wall_now)
         self.task = asyncio.create_task(self.agent.run())
 

@@ -71,7 +71,7 @@ def test_its_volume_and_network_come_first() -> None:
         body={"HostConfig": {"Binds": ["data:/data"], "NetworkMode": "app"}},
     )
     assert set(steps(cluster)) == {s.EnsureVolume("data"), s.EnsureNetwork(NET)}
-    assert steps(cluster, volumes=frozenset({"data"}), networks={NET: "n1"}) == [s.CreateContainer(CID)]
+    assert steps(cluster, volumes={"data": 1}, live={"data": 1}, networks={NET: "n1"}) == [s.CreateContainer(CID)]
 
 
 def test_the_answer_to_a_create_that_was_lost_is_given_again() -> None:

@@ -54,6 +54,7 @@ def test_a_host_founds_the_cluster_with_its_own_files(first: LabHost) -> None:
         "--engine": f"unix://{first.docker_socket}",
         "--state-dir": str(first.state_dir),
         "--run-dir": str(first.run_dir),
+        "--shared-volumes": str(first.lab.shared_volumes),
     }
 
 

@@ -17,8 +17,10 @@ from typing import Protocol
 
 import msgspec
 
+from drover.agent.moves import Mover, without_copying
 from drover.agent.report import Reporter, container_facts
 from drover.agent.view import View
+from drover.agent.volumes import VolumeKeeper, VolumeSource
 from drover.decide import overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of, network_id, networks_of
@@ -27,7 +29,7 @@ from drover.decide.tables import host_networks, networks_everywhere
 from drover.drivers.engine.port import Engine, SeenContainer
 from drover.drivers.engine.translate import engine_body
 from drover.drivers.network.port import NetworkDriver
-from drover.drivers.volumes.port import VolumeDriver
+from drover.drivers.volumes.catalog import Catalog
 from drover.errors import DroverError
 from drover.model import records as r
 from drover.model.cluster import Cluster, delete
@@ -51,17 +53,29 @@ class Drivers(msgspec.Struct, frozen=True):
 
     engine: Engine
     network: NetworkDriver
-    volumes: VolumeDriver
+    volumes: Catalog
     images: ImageMover
+    volume_source: VolumeSource
 
 
 class Actor:
-    def __init__(self, host: str, mirror: Mirror, view: View, reporter: Reporter, drivers: Drivers) -> None:
+    def __init__(
+        self,
+        host: str,
+        mirror: Mirror,
+        view: View,
+        reporter: Reporter,
+        drivers: Drivers,
+        now: Callable[[], float],
+    ) -> None:
         self._host = host
         self._mirror = mirror
         self._view = view
         self._reporter = reporter
         self._drivers = drivers
+        engine, catalog = drivers.engine, drivers.volumes
+        self.keeper = VolumeKeeper(host, mirror, view, reporter, engine, catalog, now)
+        self.mover = Mover(host, mirror, view, reporter, engine, self.keeper, drivers.volume_source, self, now)
 
     @property
     def _cluster(self) -> Cluster:
@@ -70,8 +84,6 @@ class Actor:
     async def perform(self, step: s.Step) -> None:
         """Do one step. Raises what could not be answered to anybody: the agent holds the object and tries again."""
         match step:
-            case s.EnsureVolume(name):
-                await self._ensure_volume(name)
             case s.EnsureNetwork(network):
                 await self._ensure_network(network)
             case s.EnsureImage(container, ref, image_id):
@@ -88,8 +100,38 @@ class Actor:
                 await self._remove_stray(engine_id)
             case s.RemoveNetwork(network, engine_id):
                 await self._remove_network(network, engine_id)
+            case s.VolumeStep():
+                await self._volume(step)
+            case s.MoveStep():
+                await self._move(step)
+
+    async def _volume(self, step: s.VolumeStep) -> None:
+        match step:
+            case s.EnsureVolume(name):
+                await self.keeper.ensure(name)
+            case s.DropVolume(name):
+                await self.keeper.drop(name)
+            case s.SetAside(name):
+                await self.keeper.set_aside(name)
+            case s.TidyVolume(name, snapshots):
+                await self.keeper.tidy(name, snapshots)
             case s.RemoveVolume(name):
-                await self._remove_volume(name)
+                await self.keeper.remove(name)
+
+    async def _move(self, step: s.MoveStep) -> None:
+        match step:
+            case s.CopyRounds(key):
+                await self.mover.copy_rounds(key)
+            case s.StopForMove(key):
+                await self.mover.stop(key)
+            case s.TakeOver(key):
+                await self.mover.take_over(key)
+            case s.FinishMove(key):
+                await self.mover.finish(key)
+            case s.Restore(key):
+                await self.mover.restore(key)
+            case s.AbortMove(key, why):
+                await self.mover.abort(key, why)
 
     # -- facts ---------------------------------------------------------------------------------------------------
 
@@ -128,17 +170,6 @@ class Actor:
 
     # -- what containers need ------------------------------------------------------------------------------------
 
-    async def _ensure_volume(self, name: str) -> None:
-        volume = self._cluster.volumes[name]
-        body = dict(json.loads(volume.body)) if volume.body else {}
-        labels = {**(body.get("Labels") or {}), "drover.volume": name}
-        body |= {"Name": name, "Driver": body.get("Driver") or "local", "Labels": labels}
-        if not body.get("DriverOpts"):
-            path = await self._drivers.volumes.ensure(name)
-            body["DriverOpts"] = {"type": "none", "o": "bind", "device": path}
-        await self._drivers.engine.create_volume(body)
-        self._view.volumes.add(name)
-
     async def _ensure_network(self, network: str) -> None:
         underlay = self._cluster.hosts[self._host].address
         mtu_bytes = await self._drivers.network.mtu_bytes(underlay)
@@ -167,23 +198,37 @@ class Actor:
 
     async def _create(self, container: str) -> None:
         record = self._cluster.containers[container]
-        placement = self._cluster.placements[container]
-        body = await self._engine_body(record, placement)
-        engine_id, text = await self._drivers.engine.create_container(record.name, body, record.platform)
-        seen = SeenContainer(
-            id=container, engine_id=engine_id, name=record.name, epoch=placement.epoch, state="created"
-        )
-        self._view.learn(seen)
+        epoch = self._cluster.placements[container].epoch
+        text = await self._make(record, epoch, await self._engine_body(record, epoch))
         if record.order.verb == "create":
             self.answer(container, record.order, 201, text)
         else:
             self.report(container)
         await self._connect_all(record)
 
-    async def _engine_body(self, record: r.Container, placement: r.Placement) -> dict[str, object]:
+    async def _make(self, record: r.Container, epoch: int, body: dict[str, object]) -> str:
+        """Make the engine's container; the engine's answer."""
+        engine_id, text = await self._drivers.engine.create_container(record.name, body, record.platform)
+        seen = SeenContainer(id=record.id, engine_id=engine_id, name=record.name, epoch=epoch, state="created")
+        self._view.learn(seen)
+        return text
+
+    async def prepare(self, container: str, epoch: int) -> None:
+        """Make a container that is about to come here: its volumes have their content, and are not here yet."""
+        record = self._cluster.containers[container]
+        body = without_copying(await self._engine_body(record, epoch), parse_spec(record.body).volume_names)
+        await self._make(record, epoch, body)
+        await self._connect_all(record)
+
+    async def look(self, container: str) -> None:
+        """Look at a container again, and report."""
+        await self._look(container, self._view.containers[container].engine_id)
+        self.report(container)
+
+    async def _engine_body(self, record: r.Container, epoch: int) -> dict[str, object]:
         return engine_body(
             record,
-            epoch=placement.epoch,
+            epoch=epoch,
             containers={c: seen.engine_id for c, seen in self._view.containers.items()},
             cluster=self._cluster,
         )
@@ -272,14 +317,6 @@ class Actor:
         self._view.networks.pop(network, None)
         key = r.key("network_facts", self._host, network)
         await self._reporter.commit([delete(key)], {})
-
-    async def _remove_volume(self, name: str) -> None:
-        await self._drivers.engine.remove_volume(name)
-        self._view.volumes.discard(name)
-        await self._drivers.volumes.remove(name)
-        key = r.key("volumes", name)
-        revision = await self._reporter.commit([delete(key)], {key: self._cluster.version(key)})
-        await self._mirror.reached(revision, READ_YOUR_WRITES_S)
 
 
 def endpoint_settings(cluster: Cluster, container: str, network: str, asked: dict[str, object]) -> dict[str, object]:

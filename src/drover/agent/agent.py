@@ -22,9 +22,10 @@ import structlog
 from drover.agent.act import Actor, Drivers
 from drover.agent.report import Reporter
 from drover.agent.view import View
+from drover.agent.volumes import VOLUME_LABEL
 from drover.decide import steps as s
 from drover.decide.converge import converge, networks_of
-from drover.drivers.engine.port import ID_LABEL, SeenEvent
+from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL, SeenEvent
 from drover.errors import DroverError, Unavailable
 from drover.model import records as r
 from drover.model.spec import parse_spec
@@ -41,7 +42,19 @@ OVERTAKES = ("kill", "stop", "remove")
 QUIET_ACTIONS = ("exec_", "attach", "resize", "top", "copy", "archive-path", "extract-to-dir", "export", "commit")
 """Container events after which nothing about the container is different."""
 RELEVANT = frozenset(
-    ("containers", "placements", "networks", "network_names", "volumes", "addresses", "hosts", "members", "alive")
+    (
+        "containers",
+        "placements",
+        "networks",
+        "network_names",
+        "volumes",
+        "addresses",
+        "hosts",
+        "members",
+        "alive",
+        "moves",
+        "volume_facts",
+    )
 )
 
 
@@ -56,7 +69,7 @@ class Agent:
         self._failures: dict[str, int] = {}
         self.view = View()
         self.reporter = Reporter(store, now)
-        self.actor = Actor(host, mirror, self.view, self.reporter, drivers)
+        self.actor = Actor(host, mirror, self.view, self.reporter, drivers, now)
         self.waits: tuple[s.Wait, ...] = ()
         self.engine_error = ""
 
@@ -96,9 +109,11 @@ class Agent:
     async def _list(self) -> None:
         engine = self._drivers.engine
         facts = await engine.facts(self._host)
+        facts = msgspec.structs.replace(facts, volume_drivers=self._drivers.volumes.names)
         containers, networks, volumes = await asyncio.gather(engine.containers(), engine.networks(), engine.volumes())
-        ours = {name for name, labels in volumes.items() if "drover.volume" in labels}
-        self.view.learn_all(containers, networks, dict.fromkeys(ours))
+        ours = {name: int(labels.get(EPOCH_LABEL, 0)) for name, labels in volumes.items() if VOLUME_LABEL in labels}
+        await self.actor.keeper.look_at_all()
+        self.view.learn_all(containers, networks, ours)
         self.engine_error = ""
         self.reporter.report(r.key("host_facts", self._host), facts)
         self._adopt_stored_facts()

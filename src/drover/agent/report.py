@@ -63,9 +63,15 @@ class Reporter:
         """What the store already holds: not written again if it has not changed."""
         self._written[key] = record
 
-    def report(self, key: str, record: r.ContainerFacts | r.HostFacts | r.NetworkFacts) -> None:
+    def known(self, key: str) -> r.Record | None:
+        """The newest fact under a key, written or not."""
+        return self._dirty.get(key, self._written.get(key))
+
+    def report(
+        self, key: str, record: r.ContainerFacts | r.HostFacts | r.NetworkFacts | r.VolumeFacts | r.MoveFacts
+    ) -> None:
         """Have it written soon, if it differs from what was written last (its time aside)."""
-        if self._same(self._dirty.get(key, self._written.get(key)), record):
+        if self._same(self.known(key), record):
             return
         if not isinstance(record, r.NetworkFacts):
             record = msgspec.structs.replace(record, at=self._now())

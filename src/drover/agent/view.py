@@ -18,20 +18,23 @@ class View:
         self.containers: dict[str, SeenContainer] = {}
         self.strays: dict[str, SeenContainer] = {}
         self.networks: dict[str, str] = {}
-        self.volumes: set[str] = set()
+        self.volumes: dict[str, int] = {}
+        """The engine's volumes of ours: name to the epoch of the path they bind."""
+        self.live: dict[str, int] = {}
+        self.snapshots: dict[str, tuple[str, ...]] = {}
         self.images: set[str] = set()
         self.answers: dict[str, r.Answer] = {}
         self.held: dict[str, float] = {}
 
     def learn_all(
-        self, containers: list[SeenContainer], networks: Mapping[str, str], volumes: Mapping[str, object]
+        self, containers: list[SeenContainer], networks: Mapping[str, str], volumes: Mapping[str, int]
     ) -> None:
         """Replace everything by a full listing. Two copies of one container: the higher epoch counts."""
         self.containers, self.strays = {}, {}
         for seen in containers:
             self.learn(seen)
         self.networks = dict(networks)
-        self.volumes = set(volumes)
+        self.volumes = dict(volumes)
         self.images = set()
         self.known = True
 
@@ -65,7 +68,9 @@ class View:
             containers={c: _here(v) for c, v in self.containers.items()} if self.known else None,
             strays={e: _here(v) for e, v in self.strays.items()},
             networks=dict(self.networks),
-            volumes=frozenset(self.volumes),
+            volumes=dict(self.volumes),
+            live=dict(self.live),
+            snapshots=dict(self.snapshots),
             images=frozenset(self.images),
             answers=dict(self.answers),
             held=dict(self.held),

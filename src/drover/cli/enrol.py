@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ from drover.daemon.config import (
     config_path,
     save_config,
 )
+from drover.drivers.volumes.pool import make_pool, parse_size
 from drover.errors import Conflict, DeadlineExceeded, Invalid, MissingTool, Unavailable
 from drover.model.records import Host
 from drover.trust.certificates import check_address, check_host_name
@@ -39,6 +41,8 @@ _OPTIONS = (
     click.option("--state-dir", default=DEFAULT_STATE_DIR, show_default=True, help="Keys, store, volumes."),
     click.option("--run-dir", default=DEFAULT_RUN_DIR, show_default=True, help="Sockets and pid file."),
     click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label of the host; repeatable."),
+    click.option("--volume-pool", default="", metavar="SIZE", help="Keep volumes in a btrfs file of this size (20G)."),
+    click.option("--shared-volumes", default="", metavar="PATH", help="Storage that every host sees, for volumes."),
     click.option("--no-service", is_flag=True, help="Do not install and start the systemd unit."),
     click.option("--docker-context", is_flag=True, help="Make the docker context `drover` on this machine."),
 )
@@ -55,6 +59,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     no_service: bool
     docker_context: bool
+    pool_bytes: int = 0
+    shared_volumes: str = ""
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,6 +85,8 @@ def machine(options: dict[str, Any], toward: str = "") -> Machine:
         labels=labels,
         no_service=options["no_service"],
         docker_context=options["docker_context"],
+        pool_bytes=parse_size(options["volume_pool"]) if options["volume_pool"] else 0,
+        shared_volumes=os.path.abspath(options["shared_volumes"]) if options["shared_volumes"] else "",
     )
 
 
@@ -128,9 +136,20 @@ def write_config(
         tunnel_port=host.tunnel_port,
         store_managed=store_managed,
         store_endpoints=store_endpoints,
+        volume_pool=_pool(this),
+        shared_volumes=this.shared_volumes,
     )
     save_config(config)
     return config
+
+
+def _pool(this: Machine) -> str:
+    """The pool's file, made if one is asked for; empty if not."""
+    if not this.pool_bytes:
+        return ""
+    file = Path(this.state_dir) / "volumes" / "pool.img"
+    make_pool(file, this.pool_bytes)
+    return str(file)
 
 
 def finish(this: Machine, config: HostConfig) -> None:

@@ -61,13 +61,17 @@ def lab() -> None:
 @click.option(
     "--image", "images", multiple=True, metavar="NAME", help="Load an image (default: busybox; `none` for none)."
 )
-def up(name: str, base: Path | None, hosts: int, no_cluster: bool, images: tuple[str, ...]) -> None:
+@click.option("--pool", default="8G", show_default=True, metavar="SIZE", help="Each host's volume pool, or `none`.")
+def up(name: str, base: Path | None, hosts: int, no_cluster: bool, images: tuple[str, ...], pool: str) -> None:
     """Build a lab and wait until it is ready."""
     from drover.lab import DEFAULT_BASE, Lab
 
     begin = time.monotonic()
     wanted = tuple(image for image in images or ("busybox",) if image != "none")
-    Lab.create(name, hosts, base=base or DEFAULT_BASE, cluster=not no_cluster, images=wanted, say=output.note)
+    chosen = "" if pool == "none" else pool
+    Lab.create(
+        name, hosts, base=base or DEFAULT_BASE, cluster=not no_cluster, images=wanted, pool=chosen, say=output.note
+    )
     output.note(f"lab {name} is ready after {time.monotonic() - begin:.1f} s")
     output.note(f'use it: eval "$(drover lab env --name {name})"; remove it: drover lab down --name {name}')
 

@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "host": ("drover.cli.hosts:host", "List, inspect, label, drain and remove hosts."),
     "token": ("drover.cli.tokens:token", "Create, list and remove join tokens."),
     "adapter": ("drover.cli.adapters:adapter", "Hook Docker calls: configure adapters, watch and test them."),
+    "move": ("drover.cli.move:move", "Move a container, with its volumes, to another host."),
+    "volume": ("drover.cli.volumes:volume", "List, inspect, change and move volumes."),
     "why": ("drover.cli.status:why", "Say why a container is where it is."),
     "daemon": ("drover.cli.daemon:daemon", "Run this host's daemon in the foreground."),
     "lab": ("drover.cli.lab:lab", "Run many real Docker hosts on this one machine."),

@@ -44,6 +44,10 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     store_endpoints: tuple[str, ...] = ()
     lease_ttl_s: float = 4.0
     socket_group: str = "docker"
+    volume_pool: str = ""
+    """A file with a btrfs filesystem in which volumes are kept (empty: none)."""
+    shared_volumes: str = ""
+    """A directory of storage that every host sees, for volumes of the driver `shared` (empty: none)."""
 
     @property
     def state(self) -> Path:
@@ -56,6 +60,15 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def etcd_dir(self) -> Path:
         return self.state / "etcd"
+
+    @property
+    def volumes_dir(self) -> Path:
+        return self.state / "volumes"
+
+    @property
+    def pool_mount(self) -> Path:
+        """Where the pool is mounted."""
+        return self.volumes_dir / "pool"
 
     @property
     def run(self) -> Path:

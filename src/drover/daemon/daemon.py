@@ -22,6 +22,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -33,19 +34,23 @@ from drover.agent.networks import NetworkKeeper
 from drover.agent.session import Session
 from drover.api.context import Context
 from drover.api.server import ApiServer
+from drover.api.volumes import volume_api_routes
 from drover.daemon.config import HostConfig, commit_bootstrap
 from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.recovery import Recoverer
+from drover.daemon.volumes import PeerVolumes, volume_routes
 from drover.decide import health
 from drover.decide.default_network import default_network_draft
 from drover.decide.tables import wanted_addresses
 from drover.drivers.engine.docker import DockerEngine
 from drover.drivers.network.dns import Responder
 from drover.drivers.network.linux import LinuxNetwork
-from drover.drivers.volumes.directory import DirectoryVolumes
+from drover.drivers.volumes.catalog import Catalog, host_catalog
+from drover.drivers.volumes.pool import mount_pool
+from drover.errors import DroverError
 from drover.gateway.gateway import Gateway
 from drover.gateway.links import EngineLinks
 from drover.gateway.server import GatewayServer
@@ -78,7 +83,8 @@ class Daemon:
         self.network = LinuxNetwork()
         self.names = Responder()
         self.images = PeerImages(config.name, self.mirror, self.engine, self._client_tls)
-        drivers = Drivers(self.engine, self.network, DirectoryVolumes(config.state / "volumes"), self.images)
+        self.volumes = PeerVolumes(self.mirror, self._client_tls)
+        drivers = Drivers(self.engine, self.network, volume_drivers(config), self.images, self.volumes)
         self.agent = Agent(config.name, self.mirror, self.store, drivers, time.time)
         self.keeper = NetworkKeeper(
             config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
@@ -92,7 +98,9 @@ class Daemon:
         )
         self.server = GatewayServer(self.gateway.handle, self.links)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
-        self.api = ApiServer(self._api_context(), image_routes(config.name, self.engine))
+        volumes = [*volume_routes(self.agent.actor.keeper), *volume_api_routes()]
+        routes = [*image_routes(config.name, self.engine), *volumes]
+        self.api = ApiServer(self._api_context(), routes)
 
     def _links(self, client_tls: ssl.SSLContext) -> EngineLinks:
         return EngineLinks(
@@ -189,6 +197,7 @@ class Daemon:
         await self.mirror.stop()
         await self.links.close()
         await self.store.close()
+        await self.volumes.close()
         await self.engine.close()
         await self.network.close()
         await self.member.stop()
@@ -232,6 +241,19 @@ class Daemon:
                 tls.reload(self._tunnel_tls, self.config.tls_dir)
                 self.api.reload_tls()
             await asyncio.sleep(RENEWAL_CHECK_S)
+
+
+def volume_drivers(config: HostConfig) -> Catalog:
+    """What this host offers for volumes, its pool mounted. A pool that cannot be mounted leaves the driver without its
+    disk, which it says when it is used: everything else goes on."""
+    pool = Path(config.volume_pool) if config.volume_pool else None
+    if pool is not None:
+        try:
+            mount_pool(pool, config.pool_mount)
+        except DroverError as error:
+            log.error("the volume pool cannot be mounted", pool=str(pool), error=error.message)
+    shared = Path(config.shared_volumes) if config.shared_volumes else None
+    return host_catalog(config.volumes_dir, config.pool_mount if pool else None, shared)
 
 
 def _group_id(group: str) -> int:

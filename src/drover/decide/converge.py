@@ -8,17 +8,31 @@ while the host has not answered its number; `seen` is the container as this engi
     no              missing   desired is removed               -> Forget
     no              missing   auto-remove, and it existed      -> Forget
     no              missing   the create was refused           -> nothing; Forget after REFUSED_KEPT_S
+    any             any       it is being moved and stands still -> nothing; its move goes first (`decide.moves`)
     any             missing   a volume, network, image misses  -> ensure those, wait
     remove          missing                                    -> Forget
     any other       missing                                    -> CreateContainer (answers order `create`)
     create          yes                                        -> Perform(create): answer what the engine made
-    any other       yes       a network it joins is missing    -> ensure it, wait
+    any other       yes       a network or volume is missing   -> ensure it, wait
     any other       yes                                        -> Perform(order)
     no              created   desired is running               -> StartContainer
+    no              exited    desired is running; the fence    -> StartContainer
+                              stopped it
+    no              exited    desired is running; it holds     -> StartContainer, after Docker's own delay (the
+                              claims; its policy says so          engine's policy for it is `no`, see `decide.fence`)
     no              yes                                        -> nothing
 
 Then: engine containers of ours that are not placed here (or carry an older epoch) are strays; networks and volumes of
-ours that no record asks for are removed. Unknown is not empty: while the engine has not been seen, nothing is decided.
+ours that no record asks for are removed; images of which this host keeps a spare copy (`decide.spare_images`) are
+fetched, one at a time. A container that is about to come here is made in advance, with the epoch it
+will have. Unknown is not empty: while the engine has not been seen, nothing is decided.
+
+A volume is ready when the engine's volume and the live set both carry the epoch of a claim that this host holds:
+
+    the claim is   engine's volume     live set here                     -> step
+    here           of another epoch, or missing, or no live set of it    -> EnsureVolume, when a container needs it
+    elsewhere      there is one        any                               -> DropVolume
+    elsewhere      none                there is one, no container left   -> SetAside
 """
 
 from __future__ import annotations
@@ -28,10 +42,14 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from drover.decide import steps as s
+from drover.decide.fence import Restarts, holds_claims, wants_restart
+from drover.decide.moves import active, expected_here, is_over, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
+from drover.decide.spare_images import spares
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import Spec, parse_spec
+from drover.model.volume_options import options_of
 
 REFUSED_KEPT_S = 60.0
 """How long the records of a refused create are kept for the gateway that asked; then the host removes them."""
@@ -43,23 +61,35 @@ class SeenHere(msgspec.Struct, frozen=True):
     engine_id: str
     state: str
     epoch: int = 0
+    exit_code: int = 0
+
+    @property
+    def runs(self) -> bool:
+        return self.state in ("running", "paused", "restarting")
 
 
 class Seen(msgspec.Struct, frozen=True):
     """What this host's engine shows. `containers` None: not known (yet), which proves nothing.
 
-    `networks` and `volumes` map ids and names of ours to engine ids; `images` are image ids known to be present;
+    `networks` maps ids of ours to engine ids, `volumes` names of ours to the epoch their path has, `live` names to the
+    epoch of the live set on this host's disk, `snapshots` names to the complete snapshots there; `images` are image
+    ids known to be present;
     `answers` are this host's own last answers, which may be newer than those in the store; `held` maps an object to the
-    time before which it must not be tried again.
+    time before which it must not be tried again. `fenced` are the engine ids of containers that this host's fence
+    stopped; `restarts` says of a container how often the agent has started it again.
     """
 
     containers: Mapping[str, SeenHere] | None = None
     strays: Mapping[str, SeenHere] = {}
     networks: Mapping[str, str] = {}
-    volumes: frozenset[str] = frozenset()
+    volumes: Mapping[str, int] = {}
+    live: Mapping[str, int] = {}
+    snapshots: Mapping[str, tuple[str, ...]] = {}
     images: frozenset[str] = frozenset()
     answers: Mapping[str, r.Answer] = {}
     held: Mapping[str, float] = {}
+    fenced: frozenset[str] = frozenset()
+    restarts: Mapping[str, Restarts] = {}
 
 
 class _Context(msgspec.Struct, frozen=True):
@@ -81,19 +111,25 @@ def converge(cluster: Cluster, host: str, seen: Seen, now: float) -> s.Plan:
             container = cluster.containers.get(placement.container)
             if container is not None:
                 _container(context, container, placement, steps, waits)
+    _moves(context, steps, waits)
     steps += _strays(context)
     steps += _default_network(context)
     steps += _unused_networks(context)
     steps += _removed_volumes(context)
+    steps += _volumes_elsewhere(context)
     return _plan(context, steps, waits)
 
 
 def _plan(context: _Context, steps: Iterable[s.Step], waits: list[s.Wait]) -> s.Plan:
-    """One step per object, none that is held; look again when the first hold ends."""
+    """One step per object, none that is held or not due yet; look again when the first of them is."""
     ready: dict[str, s.Step] = {}
     again_at = 0.0
     for step in steps:
         until = context.seen.held.get(step.object, 0.0)
+        if isinstance(step, s.StartContainer) and step.due_at > max(until, context.now):
+            again_at = min(again_at, step.due_at) if again_at else step.due_at
+            waits.append(s.Wait(step.object, f"ended; started again in {step.due_at - context.now:.1f} s"))
+            continue
         if until > context.now:
             again_at = min(again_at, until) if again_at else until
             waits.append(s.Wait(step.object, f"tried and failed; again in {until - context.now:.1f} s"))
@@ -110,7 +146,9 @@ def _container(
     waits: list[s.Wait],
 ) -> None:
     here = (context.seen.containers or {}).get(container.id)
-    if here is not None and here.epoch < placement.epoch:
+    if still := stands_still(context.cluster, container.id):
+        waits.append(s.Wait(f"container/{container.id}", still))
+    elif here is not None and here.epoch < placement.epoch:
         waits.append(s.Wait(f"container/{container.id}", "an older copy of it is removed first"))
     elif here is None:
         _missing(context, container, steps, waits)
@@ -136,11 +174,26 @@ def _missing(context: _Context, container: r.Container, steps: list[s.Step], wai
         steps.append(s.Forget(container.id))
     elif _was_refused(context, container):
         waits.append(s.Wait(f"container/{container.id}", "the engine refused to create it"))
+    elif away := _away(context, spec):
+        waits.append(s.Wait(f"container/{container.id}", away))
     elif needs := list(_prerequisites(context, container, spec)):
-        steps += needs
-        waits += [s.Wait(f"container/{container.id}", f"waits for {need.object}") for need in needs]
+        _need(container, needs, steps, waits)
     else:
         steps.append(s.CreateContainer(container.id))
+
+
+def _need(container: r.Container, needs: list[s.Step], steps: list[s.Step], waits: list[s.Wait]) -> None:
+    steps += needs
+    waits += [s.Wait(f"container/{container.id}", f"waits for {need.object}") for need in needs]
+
+
+def _away(context: _Context, spec: Spec) -> str:
+    """Which of its volumes is still elsewhere, as a sentence; empty if none is."""
+    for name in spec.volume_names:
+        volume = context.cluster.volumes.get(name)
+        if volume is not None and volume.host != context.host:
+            return f"volume {name} is on {volume.host or 'no host yet'}: it has to come here first"
+    return ""
 
 
 def _is_over(context: _Context, container: r.Container, spec: Spec) -> bool:
@@ -160,10 +213,24 @@ def _was_refused(context: _Context, container: r.Container) -> bool:
 
 
 def _prerequisites(context: _Context, container: r.Container, spec: Spec) -> Iterable[s.Step]:
-    for volume in spec.volumes:
-        if volume.name in context.cluster.volumes and volume.name not in context.seen.volumes:
-            yield s.EnsureVolume(volume.name)
+    yield from _volumes_needed(context, spec)
     yield from _networks_needed(context, container, spec)
+    yield from _image_needed(context, container, spec)
+
+
+def _volumes_needed(context: _Context, spec: Spec) -> Iterable[s.Step]:
+    for name in spec.volume_names:
+        volume = context.cluster.volumes.get(name)
+        if volume is not None and not _volume_ready(context, volume):
+            yield s.EnsureVolume(name)
+
+
+def _volume_ready(context: _Context, volume: r.Volume) -> bool:
+    bound = context.seen.volumes.get(volume.name) == volume.epoch
+    return bound and (options_of(volume.body).engines or context.seen.live.get(volume.name) == volume.epoch)
+
+
+def _image_needed(context: _Context, container: r.Container, spec: Spec) -> Iterable[s.Step]:
     if container.image_id and container.image_id not in context.seen.images:
         yield s.EnsureImage(container.id, spec.image, container.image_id)
 
@@ -196,24 +263,49 @@ def _present(
     context: _Context, container: r.Container, here: SeenHere, steps: list[s.Step], waits: list[s.Wait]
 ) -> None:
     if _pending(context, container):
-        needs = list(_networks_needed(context, container, parse_spec(container.body)))
+        needs = _start_needs(context, container)
         if needs and container.order.verb in ("start", "restart", "connect"):
-            steps += needs
-            waits += [s.Wait(f"container/{container.id}", f"waits for {need.object}") for need in needs]
+            _need(container, needs, steps, waits)
         else:
             steps.append(s.Perform(container.id, container.order))
     elif container.desired == "running" and here.state == "created":
-        steps.append(s.StartContainer(container.id))
+        needs = _start_needs(context, container)
+        _need(container, needs, steps, waits)
+        steps += [] if needs else [s.StartContainer(container.id)]
 
 
-def _strays(context: _Context) -> Iterable[s.Step]:
+def _start_needs(context: _Context, container: r.Container) -> list[s.Step]:
+    spec = parse_spec(container.body)
+    return [*_volumes_needed(context, spec), *_networks_needed(context, container, spec)]
+
+
+def _moves(context: _Context, steps: list[s.Step], waits: list[s.Wait]) -> None:
+    """Moves from and to this host; the target has image and networks first."""
+    for key, move in active(context.cluster):
+        here = (context.seen.containers or {}).get(key)
+        step = next_step(context.cluster, context.host, key, move)
+        container = context.cluster.containers.get(move.container)
+        if isinstance(step, s.CopyRounds) and container is not None:
+            spec = parse_spec(container.body)
+            needs = [*_networks_needed(context, container, spec), *_image_needed(context, container, spec)]
+            steps += needs or [step]
+            waits += [s.Wait(step.object, f"waits for {need.object}") for need in needs]
+        elif step is not None:
+            steps.append(step)
+        elif is_over(context.cluster, context.host, key, move, here.state if here else ""):
+            ready = [_volume_ready(context, context.cluster.volumes[v]) for v in move.volumes]
+            steps += [s.FinishMove(key)] if all(ready) else [s.EnsureVolume(volume) for volume in move.volumes]
+
+
+def _strays(context: _Context) -> Iterable[s.RemoveStray]:
     for engine_id in context.seen.strays:
         yield s.RemoveStray(engine_id, "a second copy")
+    coming = {container.id: epoch for container, epoch in expected_here(context.cluster, context.host)}
     for container, here in (context.seen.containers or {}).items():
         placement = context.cluster.placements.get(container)
         if placement is None or container not in context.cluster.containers:
             yield s.RemoveStray(here.engine_id, "no record asks for it")
-        elif placement.host != context.host:
+        elif placement.host != context.host and coming.get(container) != here.epoch:
             yield s.RemoveStray(here.engine_id, f"it runs on {placement.host} now")
         elif here.epoch < placement.epoch:
             yield s.RemoveStray(here.engine_id, f"epoch {here.epoch} is over, {placement.epoch} holds")
@@ -223,6 +315,24 @@ def _default_network(context: _Context) -> Iterable[s.Step]:
     """Made before anybody needs it: every `docker run` that names no network would wait for it."""
     if DEFAULT_NETWORK in context.cluster.networks and DEFAULT_NETWORK not in context.seen.networks:
         yield s.EnsureNetwork(DEFAULT_NETWORK)
+
+
+def running_strays(cluster: Cluster, host: str, seen: Seen) -> list[str]:
+    """The engine ids of containers that run here and have no business here: until they are gone, this host's part of
+    the cluster's networks stays shut."""
+    everything = {here.engine_id: here for here in (*(seen.containers or {}).values(), *seen.strays.values())}
+    wrong = (step.engine_id for step in _strays(_Context(cluster, host, seen, 0.0)))
+    return [engine_id for engine_id in wrong if everything[engine_id].runs]
+
+
+def _spare_image(context: _Context) -> Iterable[s.Step]:
+    """The first spare that is missing and may be tried now: one at a time, beside whatever else goes on."""
+    for spare in spares(context.cluster, context.host):
+        step = s.KeepImage(spare.container, spare.ref, spare.image_id)
+        held = context.seen.held.get(step.object, 0.0) > context.now
+        if spare.image_id not in context.seen.images and not held:
+            yield step
+            return
 
 
 def _unused_networks(context: _Context) -> Iterable[s.Step]:
@@ -246,3 +356,22 @@ def _removed_volumes(context: _Context) -> Iterable[s.Step]:
     for volume in context.cluster.volumes.values():
         if volume.host == context.host and volume.removed:
             yield s.RemoveVolume(volume.name)
+
+
+def _volumes_elsewhere(context: _Context) -> Iterable[s.Step]:
+    """What is left here of claims that are over: the engine's volume, then the live set, never the snapshots. A live
+    set goes last: by then no container can write it."""
+    held = {v.name for v in context.cluster.volumes.values() if v.host == context.host}
+    coming = {volume for _, move in active(context.cluster) if move.target == context.host for volume in move.volumes}
+    in_use = {volume for one in context.seen.containers or () for volume in _volume_names(context.cluster, one)}
+    for name in context.seen.volumes:
+        if name in context.cluster.volumes and name not in held | coming | in_use:
+            yield s.DropVolume(name)
+    for name in context.seen.live:
+        if name in context.cluster.volumes and name not in held and name not in context.seen.volumes:
+            yield s.SetAside(name)
+
+
+def _volume_names(cluster: Cluster, container: str) -> tuple[str, ...]:
+    record = cluster.containers.get(container)
+    return () if record is None else parse_spec(record.body).volume_names

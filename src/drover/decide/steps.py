@@ -6,6 +6,7 @@ Each step has an `object` (what it is about): the agent runs at most one step pe
     EnsureVolume     volume/NAME        the engine shows the volume
     EnsureNetwork    network/ID         the engine shows the network
     EnsureImage      image/SHA          the engine has the image
+    KeepImage        image/SHA          the engine has the image
     CreateContainer  container/ID       the engine shows the container
     Perform          container/ID       the order's answer is reported
     StartContainer   container/ID       the engine shows it running
@@ -13,6 +14,15 @@ Each step has an `object` (what it is about): the agent runs at most one step pe
     RemoveStray      stray/ENGINE-ID    the engine no longer shows it
     RemoveNetwork    network/ID         the engine no longer shows it
     RemoveVolume     volume/NAME        the engine no longer shows it, the data and the record are gone
+    DropVolume       volume/NAME        the engine no longer shows it; the data is not touched
+    SetAside         volume/NAME        the live set of a claim that is over is a snapshot
+    TidyVolume       volume/NAME        snapshots that nobody needs are gone
+    CopyRounds       move/KEY           the target has nearly all: the move is `stopping`
+    StopForMove      container, volume  the source has stopped and set aside: the move is `stopped`
+    TakeOver         move/KEY           the target has all and holds the claims: the move is `handed`
+    Restore          container, volume  the source is as before: the move is `aborted`
+    AbortMove        move/KEY           the move is `aborting`
+    FinishMove       move/KEY           the move is `done`
 """
 
 from __future__ import annotations
@@ -30,12 +40,16 @@ class Step(msgspec.Struct, frozen=True, tag=True):
         return ""
 
 
-class EnsureVolume(Step, frozen=True):
+class VolumeStep(Step, frozen=True):
     name: str
 
     @property
     def object(self) -> str:
         return f"volume/{self.name}"
+
+
+class EnsureVolume(VolumeStep, frozen=True):
+    pass
 
 
 class EnsureNetwork(Step, frozen=True):
@@ -48,6 +62,19 @@ class EnsureNetwork(Step, frozen=True):
 
 class EnsureImage(Step, frozen=True):
     """Have `image_id` on this engine under the name `ref`; `container` is whom it is for (for progress and errors)."""
+
+    container: str
+    ref: str
+    image_id: str
+
+    @property
+    def object(self) -> str:
+        return f"image/{self.image_id}"
+
+
+class KeepImage(Step, frozen=True):
+    """Have a spare copy of `image_id`, in case the host that uses it dies; it takes the name `ref` only if that is free
+    here. `container` is one that uses it elsewhere."""
 
     container: str
     ref: str
@@ -71,7 +98,9 @@ class CreateContainer(ContainerStep, frozen=True):
 
 
 class StartContainer(ContainerStep, frozen=True):
-    """Start without an order: the container should run, and it was made anew."""
+    """Start without an order: the container should run, and it was made anew, or ended; not before `due_at`."""
+
+    due_at: float = 0.0
 
 
 class Perform(ContainerStep, frozen=True):
@@ -104,12 +133,64 @@ class RemoveNetwork(Step, frozen=True):
         return f"network/{self.network}"
 
 
-class RemoveVolume(Step, frozen=True):
-    name: str
+class RemoveVolume(VolumeStep, frozen=True):
+    pass
+
+
+class DropVolume(VolumeStep, frozen=True):
+    """The engine's volume points at a path of a claim that this host does not hold (any more)."""
+
+
+class SetAside(VolumeStep, frozen=True):
+    """There is a live set here of an epoch that is over: the claim has gone elsewhere."""
+
+
+class TidyVolume(VolumeStep, frozen=True):
+    snapshots: tuple[str, ...]
+
+
+class MoveStep(Step, frozen=True):
+    """Something about the move with this key: a container's id, or `volume:NAME`."""
+
+    key: str
 
     @property
     def object(self) -> str:
-        return f"volume/{self.name}"
+        return f"move/{self.key}"
+
+
+class CopyRounds(MoveStep, frozen=True):
+    pass
+
+
+class TakeOver(MoveStep, frozen=True):
+    pass
+
+
+class FinishMove(MoveStep, frozen=True):
+    pass
+
+
+class AbortMove(MoveStep, frozen=True):
+    why: str
+
+
+class StopForMove(MoveStep, frozen=True):
+    """Its object is the container (or the volume): no order is under way meanwhile."""
+
+    @property
+    def object(self) -> str:
+        return _moved_object(self.key)
+
+
+class Restore(MoveStep, frozen=True):
+    @property
+    def object(self) -> str:
+        return _moved_object(self.key)
+
+
+def _moved_object(key: str) -> str:
+    return key.replace(":", "/", 1) if ":" in key else f"container/{key}"
 
 
 class Wait(msgspec.Struct, frozen=True):

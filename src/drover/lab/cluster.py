@@ -43,6 +43,8 @@ def _place_argv(host: LabHost) -> list[str]:
         *("--engine", f"unix://{host.docker_socket}"),
         *("--state-dir", str(host.state_dir)),
         *("--run-dir", str(host.run_dir)),
+        *(("--volume-pool", host.lab.pool) if host.lab.pool else ()),
+        *("--shared-volumes", str(host.lab.shared_volumes)),
         "--no-service",
     ]
 

@@ -32,6 +32,7 @@ from drover.lab.host import LabHost
 from drover.lab.processes import Cgroup
 from drover.lab.topology import CGROUP_ROOT, DEFAULT_BASE, DEFAULT_NAME, Topology, check_name, decode, encode, plan
 
+DEFAULT_POOL = "8G"
 Say = Callable[[str], None]
 Power = Literal["on", "off", "frozen"]
 _NO_DNS = "# Nothing listens here, so look-ups fail at once.\nnameserver 127.0.0.1\n"
@@ -61,10 +62,11 @@ def labs(base: Path = DEFAULT_BASE) -> list[Topology]:
     return [decode(file.read_bytes()) for file in sorted(base.glob("*/lab.json"))]
 
 
-def _reserve(name: str, hosts: int, base: Path, with_cluster: bool) -> Topology:
+def _reserve(name: str, hosts: int, base: Path, with_cluster: bool, pool: str) -> Topology:
     """Write the file of a new lab. Conflict if the name is taken, here or by a lab below another base directory."""
     with _locked(base):
-        lab = plan(name, hosts, base=base, used_slots={lab.slot for lab in labs(base)}, cluster=with_cluster)
+        slots = {lab.slot for lab in labs(base)}
+        lab = plan(name, hosts, base=base, used_slots=slots, cluster=with_cluster, pool=pool)
         hint = f"remove it with `drover lab down --name {name}`, or choose another --name"
         if lab.directory.exists():
             raise Conflict(f"there is a lab {name} already", hint=hint)
@@ -106,16 +108,19 @@ class Lab:
         base: Path = DEFAULT_BASE,
         cluster: bool = True,
         images: tuple[str, ...] = (),
+        pool: str = DEFAULT_POOL,
         say: Say = _silent,
     ) -> Lab:
-        """Build a lab and wait until its engines (and, with `cluster`, its gateways) answer.
+        """Build a lab and wait until its engines (and, with `cluster`, its gateways) answer. With a cluster, each host
+        gets a volume pool of size `pool` (empty: none), in a sparse file.
 
         `images` are loaded: into every engine, or with a cluster only into the first host's. On failure what was made
         stays for inspection; `destroy` removes it.
         """
         tools.require_root()
-        tools.require((*tools.ENGINE_TOOLS, *(("etcd",) if cluster else ())))
-        lab = cls(_reserve(name, hosts, base, cluster))
+        with_pool = cluster and pool
+        tools.require((*tools.ENGINE_TOOLS, *(("etcd",) if cluster else ()), *(("mkfs.btrfs",) if with_pool else ())))
+        lab = cls(_reserve(name, hosts, base, cluster, pool if with_pool else ""))
         try:
             lab._build(say)
             lab._load(images, say)
@@ -159,6 +164,7 @@ class Lab:
 
     def _build(self, say: Say) -> None:
         self.topology.resolv_conf.write_text(_NO_DNS)
+        self.topology.shared_volumes.mkdir()
         net.make_switch(self.topology)
         with ThreadPoolExecutor(min(len(self.hosts), 8)) as pool:
             list(pool.map(lambda host: _boot(host, say), self.hosts))

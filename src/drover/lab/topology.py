@@ -43,13 +43,15 @@ class HostSpec(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """A whole lab. `base` is the directory of all labs; `cluster`: the hosts run Drover, not only an engine."""
+    """A whole lab. `base` is the directory of all labs; `cluster`: the hosts run Drover, not only an engine;
+    `pool`: the size of each host's volume pool (empty: none)."""
 
     name: str
     base: str
     slot: int
     hosts: tuple[HostSpec, ...]
     cluster: bool = True
+    pool: str = ""
 
     @property
     def directory(self) -> Path:
@@ -62,6 +64,11 @@ class Topology(msgspec.Struct, frozen=True):
     @property
     def resolv_conf(self) -> Path:
         return self.directory / "resolv.conf"
+
+    @property
+    def shared_volumes(self) -> Path:
+        """Storage that every host sees, as NFS would be."""
+        return self.directory / "shared"
 
     @property
     def switch(self) -> str:
@@ -130,7 +137,15 @@ def check_base(base: Path, name: str) -> None:
         raise Invalid(f"{base} is too long for a lab's sockets", hint="choose a shorter --dir")
 
 
-def plan(name: str, hosts: int, *, base: Path, used_slots: Collection[int] = (), cluster: bool = True) -> Topology:
+def plan(
+    name: str,
+    hosts: int,
+    *,
+    base: Path,
+    used_slots: Collection[int] = (),
+    cluster: bool = True,
+    pool: str = "",
+) -> Topology:
     """The lab to build: `hosts` hosts h1, h2, ... in the lowest free slot."""
     check_name(name)
     check_base(base, name)
@@ -138,7 +153,7 @@ def plan(name: str, hosts: int, *, base: Path, used_slots: Collection[int] = (),
         raise Invalid(f"a lab cannot have {hosts} hosts", hint=f"choose 1 to {MAX_HOSTS}")
     slot = free_slot(used_slots)
     specs = tuple(HostSpec(f"h{i}", f"{subnet(slot)}.{i}") for i in range(1, hosts + 1))
-    return Topology(name=name, base=str(base), slot=slot, hosts=specs, cluster=cluster)
+    return Topology(name=name, base=str(base), slot=slot, hosts=specs, cluster=cluster, pool=pool)
 
 
 def encode(topology: Topology) -> bytes:

@@ -123,6 +123,21 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.rows("volumes", r.Volume)
 
     @property
+    def volume_facts(self) -> Mapping[str, r.VolumeFacts]:
+        """Keyed `host/volume name`."""
+        return self.rows("volume_facts", r.VolumeFacts)
+
+    @property
+    def moves(self) -> Mapping[str, r.Move]:
+        """Keyed by container id, or `volume:NAME`."""
+        return self.rows("moves", r.Move)
+
+    @property
+    def move_facts(self) -> Mapping[str, r.MoveFacts]:
+        """Keyed `host/key of the move`."""
+        return self.rows("move_facts", r.MoveFacts)
+
+    @property
     def tokens(self) -> Mapping[str, r.Token]:
         return self.rows("tokens", r.Token)
 

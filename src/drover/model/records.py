@@ -19,6 +19,9 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     ports              host or */proto/port   people     which container has the published port
     service_addresses  ip                     leader     which service answers for the address
     volumes            volume name            people     a cluster volume and which host may write it, with an epoch
+    volume_facts       host/volume name       its host   what that host's disk has of the volume
+    moves              container id or volume people     a container or volume is to go to another host; how far it is
+    move_facts         host/key of the move   its host   how the copying goes
     tokens             token id               people     a join token (hash only)
     members            host                   leader     the host runs a member of the store
     settings           name                   people     cluster-wide settings
@@ -35,6 +38,7 @@ from typing import Literal
 import msgspec
 
 Desired = Literal["created", "running", "stopped", "removed"]
+Phase = Literal["copying", "stopping", "stopped", "handed", "done", "aborting", "aborted"]
 Verb = Literal["create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"]
 
 
@@ -89,6 +93,8 @@ class HostFacts(Record, frozen=True):
     engine_labels: dict[str, str] = {}
     predefined_networks: dict[str, str] = {}
     """Names (bridge, host, none) to this engine's ids of them."""
+    volume_drivers: tuple[str, ...] = ()
+    """What the host offers for volumes, its default first."""
     message: str = ""
     at: float = 0.0
 
@@ -226,12 +232,71 @@ class Volume(Record, frozen=True):
 
     name: str
     body: str
-    driver: str = "directory"
+    driver: str = ""
+    """Empty: the default of the host that uses it first, which then says so in its facts."""
     host: str = ""
     epoch: int = 1
+    snapshot: str = ""
+    """The live set of this epoch is made from it; empty in the first epoch: it begins empty."""
+    replicas: int = 1
+    interval_s: float = 5.0
     created_at: float = 0.0
     removed: bool = False
     """The host removes the data, then the record."""
+
+
+class VolumeFacts(Record, frozen=True):
+    """What a host's disk has of a volume: the epoch of the live set (0: none) and the complete snapshots, oldest
+    first. `synced_at`: when a replica was last found equal to the live set, by the holder's clock."""
+
+    volume: str
+    host: str
+    driver: str = ""
+    epoch: int = 0
+    snapshots: tuple[str, ...] = ()
+    size_bytes: int = 0
+    synced_at: float = 0.0
+    message: str = ""
+    at: float = 0.0
+
+
+class Move(Record, frozen=True):
+    """A container with its volumes, or a volume alone (`container` empty), goes from `source` to `target`.
+
+    `number` tells this move from earlier ones of the same key. `final`: each volume's last snapshot, taken when the
+    container was stopped. `running`: it ran before, so it is started again, wherever. `decide.moves` has the phases.
+    """
+
+    source: str
+    target: str
+    container: str = ""
+    volumes: tuple[str, ...] = ()
+    number: int = 1
+    phase: Phase = "copying"
+    why: str = ""
+    final: dict[str, str] = {}
+    running: bool = False
+    limit_bytes_s: int = 0
+    compress: bool = False
+    started_at: float = 0.0
+    stopped_at: float = 0.0
+    handed_at: float = 0.0
+    ended_at: float = 0.0
+
+
+class MoveFacts(Record, frozen=True):
+    """How the copying goes, by its target. `left_s`: the estimate of what is left of the first round (-1: unknown);
+    `last_bytes`: what travelled after the stop."""
+
+    host: str
+    number: int = 0
+    rounds: int = 0
+    moved_bytes: int = 0
+    last_bytes: int = 0
+    rate_bytes_s: float = 0.0
+    left_s: float = -1.0
+    message: str = ""
+    at: float = 0.0
 
 
 class Token(Record, frozen=True):
@@ -285,6 +350,9 @@ TABLES: dict[str, type[Record]] = {
     "ports": Port,
     "service_addresses": ServiceAddress,
     "volumes": Volume,
+    "volume_facts": VolumeFacts,
+    "moves": Move,
+    "move_facts": MoveFacts,
     "tokens": Token,
     "members": Member,
     "settings": Setting,

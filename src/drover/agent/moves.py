@@ -1,0 +1,354 @@
+"""`Mover`: this host's part in moves: copying as the target, stopping as the source, and the commits between.
+
+Theory of operation. `decide.moves` has the phases; each method here is one step, and can be repeated after a crash at
+any point. As target, rounds are copied until one takes less than `SMALL_S`, or the rounds do not get shorter any more.
+
+    error while copying             then
+    the stream broke                again from the last snapshot that both sides have, `TRIES` times in a row
+    anything else, or too often     the move is aborted, with the error's sentence
+
+The engine's container is made before the source stops: what can be done earlier must not be in the gap. It is made
+with `nocopy`, as its volumes have their content already and are not there to be copied into yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from drover.agent.report import Reporter
+from drover.agent.view import View
+from drover.agent.volumes import VolumeKeeper, VolumeSource, Wanted, bind_options
+from drover.decide import moves
+from drover.decide.converge import answer_of
+from drover.decide.sentences import size
+from drover.drivers.engine.port import Engine
+from drover.errors import DroverError, Unavailable
+from drover.model import records as r
+from drover.model.cluster import Cluster, put
+from drover.store.mirror import Mirror
+from drover.store.port import CommitConflict
+
+log = structlog.get_logger()
+
+SMALL_S = 0.3
+MIN_ROUNDS = 2
+MAX_ROUNDS = 12
+TRIES = 5
+RETRY_S = 0.5
+PROGRESS_EVERY_S = 0.5
+READ_YOUR_WRITES_S = 5.0
+RUNNING = ("running", "restarting", "paused")
+
+
+class Containers(Protocol):
+    """What a mover needs of whoever makes containers."""
+
+    async def prepare(self, container: str, epoch: int) -> None:
+        """Make the engine's container with this epoch, before its volumes are here."""
+        ...
+
+    async def look(self, container: str) -> None:
+        """Look at the container again, and report."""
+        ...
+
+
+class Mover:
+    def __init__(
+        self,
+        host: str,
+        mirror: Mirror,
+        view: View,
+        reporter: Reporter,
+        engine: Engine,
+        keeper: VolumeKeeper,
+        source: VolumeSource,
+        containers: Containers,
+        now: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._mirror = mirror
+        self._view = view
+        self._reporter = reporter
+        self._engine = engine
+        self._keeper = keeper
+        self._source = source
+        self._containers = containers
+        self._now = now
+        self._was_running: dict[str, bool] = {}
+        self._made_from: dict[str, r.Container] = {}
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._mirror.cluster
+
+    async def _commit(self, commit: moves.Commit | None) -> bool:
+        """Commit and see it; False if somebody else was faster, or there is nothing to do."""
+        if commit is None:
+            return False
+        try:
+            revision = await self._reporter.commit(list(commit.changes), commit.expect)
+        except CommitConflict:
+            return False
+        await self._mirror.reached(revision, READ_YOUR_WRITES_S)
+        return True
+
+    # -- target ----------------------------------------------------------------------------------------------------
+
+    async def copy_rounds(self, key: str) -> None:
+        """Copy until the rest is small, make the engine's container, and let the source stop."""
+        move = self._cluster.moves[key]
+        tally = _Tally(self._host, key, move, self._reporter)
+        try:
+            await self._rounds(key, move, tally)
+            if move.container:
+                await self._prepare(move)
+        except DroverError as error:
+            await self.abort(key, error.message)
+            return
+        await self._commit(moves.passed(self._cluster, key, "stopping"))
+
+    async def _rounds(self, key: str, move: r.Move, tally: _Tally) -> None:
+        loop = asyncio.get_running_loop()
+        before_s = float("inf")
+        for number in range(1, MAX_ROUNDS + 1):
+            begin = loop.time()
+            tally.begin_round(number, await self._size_bytes(move) if number == 1 else 0)
+            for volume in move.volumes:
+                await self._pull(key, move, volume, "", tally)
+            took_s = loop.time() - begin
+            if not self._still(key, move) or (number >= MIN_ROUNDS and (took_s < SMALL_S or took_s > before_s * 0.8)):
+                return
+            before_s = took_s
+
+    async def _size_bytes(self, move: r.Move) -> int:
+        facts = (self._cluster.volume_facts.get(f"{move.source}/{volume}") for volume in move.volumes)
+        return sum(one.size_bytes for one in facts if one is not None)
+
+    def _still(self, key: str, move: r.Move) -> bool:
+        """Whether this very move is still in the phase it was in."""
+        now = self._cluster.moves.get(key)
+        return now is not None and (now.number, now.phase) == (move.number, move.phase)
+
+    async def _pull(self, key: str, move: r.Move, volume: str, snapshot: str, tally: _Tally) -> None:
+        """One volume's snapshot (empty: a new one). A broken stream is tried again; then raises what broke it."""
+        for left in reversed(range(TRIES)):
+            wanted = Wanted(
+                volume=volume,
+                epoch=self._keeper.record(volume).epoch,
+                snapshot=snapshot,
+                limit_bytes_s=move.limit_bytes_s,
+                compress=move.compress,
+            )
+            try:
+                await self._keeper.receive(self._source, move.source, wanted, tally.add)
+                return
+            except Unavailable as error:
+                if not left or not self._still(key, move):
+                    raise
+                log.warning("copying a volume was interrupted", volume=volume, error=error.message, tries_left=left)
+                await asyncio.sleep(RETRY_S)
+
+    async def _prepare(self, move: r.Move) -> None:
+        """Make the engine's volumes and container as they will be, with the paths that come with the claim."""
+        record, placement = self._cluster.containers[move.container], self._cluster.placements[move.container]
+        for name in move.volumes:
+            volume = self._keeper.record(name)
+            body = json.loads(volume.body or "{}") | {
+                "DriverOpts": bind_options(self._keeper.path_at(volume, volume.epoch + 1))
+            }
+            await self._keeper.bind(volume, volume.epoch + 1, body)
+        await self._drop_prepared(move.container)
+        await self._containers.prepare(move.container, placement.epoch + 1)
+        self._made_from[move.container] = record
+
+    async def _drop_prepared(self, container: str) -> None:
+        seen = self._view.containers.get(container)
+        if seen is not None:
+            await self._engine.order(seen.engine_id, "remove", "force=1")
+            self._view.lose(seen.engine_id)
+        self._made_from.pop(container, None)
+
+    async def take_over(self, key: str) -> None:
+        """Copy what came last, then pass all claims in one commit."""
+        move = self._cluster.moves[key]
+        tally = _Tally(self._host, key, move, self._reporter)
+        tally.begin_last()
+        try:
+            for volume, snapshot in move.final.items():
+                await self._pull(key, move, volume, snapshot, tally)
+        except DroverError as error:
+            await self.abort(key, error.message)
+            return
+        tally.report("")
+        await self._drop_outdated(move.container)
+        commit = moves.hand_over(self._cluster, key, self._now())
+        if commit is not None and move.container in self._cluster.containers:
+            commit = self._with_answer(commit, move)
+        if not await self._commit(commit) and commit is not None:
+            log.info("a hand-over is decided again: the records changed meanwhile", move=key)
+
+    async def _drop_outdated(self, container: str) -> None:
+        """A container that was renamed, updated or connected since it was made here is made again, as it is now."""
+        made, record = self._made_from.get(container), self._cluster.containers.get(container)
+        if made is not None and record is not None and _what(made) != _what(record):
+            await self._drop_prepared(container)
+
+    def _with_answer(self, commit: moves.Commit, move: r.Move) -> moves.Commit:
+        """The orders that the source has answered are not performed again: its last answer becomes ours."""
+        answer = answer_of(self._cluster, move.source, {}, move.container)
+        self._view.answers[move.container] = answer
+        seen = self._view.containers.get(move.container)
+        facts = r.ContainerFacts(
+            container=move.container,
+            host=self._host,
+            engine_id=seen.engine_id if seen else "",
+            state=seen.state if seen else "missing",
+            epoch=seen.epoch if seen else 0,
+            answer=answer,
+            at=self._now(),
+        )
+        facts_key = r.key("container_facts", self._host, move.container)
+        self._reporter.adopt(facts_key, facts)
+        return moves.Commit((*commit.changes, put(facts_key, facts)), commit.expect)
+
+    async def finish(self, key: str) -> None:
+        self._made_from.pop(key, None)
+        await self._commit(moves.passed(self._cluster, key, "done", ended_at=self._now()))
+
+    # -- source ----------------------------------------------------------------------------------------------------
+
+    async def stop(self, key: str) -> None:
+        """Stop the container and set its volumes aside: from here on nobody writes them."""
+        move = self._cluster.moves[key]
+        try:
+            running = await self._stopped(move) if move.container else False
+            final = {volume: await self._keeper.set_aside(volume) for volume in move.volumes}
+        except Unavailable:
+            raise
+        except DroverError as error:
+            await self.abort(key, error.message)
+            return
+        await self._commit(
+            moves.passed(self._cluster, key, "stopped", final=final, running=running, stopped_at=self._now())
+        )
+
+    async def _stopped(self, move: r.Move) -> bool:
+        """Stop the container; whether it ran. Repeated after a crash, what is desired has to do for that."""
+        seen = self._view.containers.get(move.container)
+        if seen is None:
+            return self._cluster.containers[move.container].desired == "running"
+        if seen.state not in RUNNING:
+            return self._was_running.get(move.container, seen.state != "created")
+        self._was_running[move.container] = True
+        status, text = await self._engine.order(seen.engine_id, "stop")
+        if status >= 400:
+            raise DroverError(f"the container cannot be stopped: {text}")
+        await self._containers.look(move.container)
+        return True
+
+    async def restore(self, key: str) -> None:
+        """After an abort: the volumes' live sets again, in the same epoch, and the container as it was."""
+        move = self._cluster.moves[key]
+        for name in move.volumes:
+            volume = self._cluster.volumes.get(name)
+            if volume is not None and volume.host == self._host and not volume.removed:
+                await self._keeper.put_back(name)
+        await self._restart(move)
+        await self._commit(moves.passed(self._cluster, key, "aborted", ended_at=self._now()))
+
+    async def _restart(self, move: r.Move) -> None:
+        record, seen = self._cluster.containers.get(move.container), self._view.containers.get(move.container)
+        stopped_by_us = self._was_running.pop(move.container, move.running)
+        if record is None or seen is None or record.desired != "running" or seen.state in RUNNING:
+            return
+        if stopped_by_us and self._cluster.host_of(move.container) == self._host:
+            status, text = await self._engine.order(seen.engine_id, "start")
+            await self._containers.look(move.container)
+            if status >= 400:
+                raise DroverError(f"the container cannot be started again: {text}")
+
+    # -- both --------------------------------------------------------------------------------------------------------
+
+    async def abort(self, key: str, why: str) -> None:
+        """Let the source go on as before; nothing after the hand-over."""
+        log.warning("a move is aborted", move=key, why=why)
+        await self._commit(moves.passed(self._cluster, key, "aborting", why=why))
+
+
+def _what(record: r.Container) -> tuple[object, ...]:
+    return record.name, record.body, record.image_id, record.attachments
+
+
+def without_copying(body: dict[str, object], volumes: tuple[str, ...]) -> dict[str, object]:
+    """A create body that copies no image content into these volumes."""
+    host = body.get("HostConfig")
+    host = dict(host) if isinstance(host, dict) else {}
+    binds = host.get("Binds")
+    if isinstance(binds, list):
+        host["Binds"] = [_nocopy(bind) if bind.partition(":")[0] in volumes else bind for bind in binds]
+    mounts = host.get("Mounts")
+    if isinstance(mounts, list):
+        host["Mounts"] = [_uncopied(one) if one.get("Source") in volumes else one for one in mounts]
+    return {**body, "HostConfig": host}
+
+
+def _nocopy(bind: str) -> str:
+    name, target, *modes = bind.split(":")
+    have = ",".join(modes).split(",") if modes else []
+    return bind if "nocopy" in have else f"{name}:{target}:{','.join([*have, 'nocopy'])}"
+
+
+def _uncopied(mount: dict[str, object]) -> dict[str, object]:
+    options = mount.get("VolumeOptions")
+    return {**mount, "VolumeOptions": {**(options if isinstance(options, dict) else {}), "NoCopy": True}}
+
+
+class _Tally:
+    """What has travelled and how fast, reported at most twice a second."""
+
+    def __init__(self, host: str, key: str, move: r.Move, reporter: Reporter) -> None:
+        self._key = r.key("move_facts", host, key)
+        self._reporter = reporter
+        self._loop = asyncio.get_running_loop()
+        self._facts = r.MoveFacts(host=host, number=move.number)
+        known = reporter.known(self._key)
+        if isinstance(known, r.MoveFacts) and known.number == move.number:
+            self._facts = known
+        self._round_begin = self._loop.time()
+        self._round_bytes = 0
+        self._expected_bytes = 0
+        self._reported_at = float("-inf")
+        self._last = False
+
+    def begin_round(self, number: int, expected_bytes: int) -> None:
+        self._round_begin, self._round_bytes, self._expected_bytes = self._loop.time(), 0, expected_bytes
+        self._facts = msgspec.structs.replace(self._facts, rounds=number)
+        self.report(f"copying, round {number}")
+
+    def begin_last(self) -> None:
+        self._round_begin, self._last = self._loop.time(), True
+
+    def add(self, moved_bytes: int) -> None:
+        self._round_bytes += moved_bytes
+        last_bytes = self._facts.last_bytes + (moved_bytes if self._last else 0)
+        total_bytes = self._facts.moved_bytes + moved_bytes
+        self._facts = msgspec.structs.replace(self._facts, moved_bytes=total_bytes, last_bytes=last_bytes)
+        if self._loop.time() - self._reported_at >= PROGRESS_EVERY_S:
+            self.report(f"copying, round {self._facts.rounds}: {size(total_bytes)} so far")
+
+    def report(self, message: str) -> None:
+        self._reported_at = self._loop.time()
+        took_s = max(self._reported_at - self._round_begin, 1e-3)
+        rate_bytes_s = self._round_bytes / took_s
+        left_bytes = self._expected_bytes - self._round_bytes
+        left_s = left_bytes / rate_bytes_s if left_bytes > 0 and rate_bytes_s else -1.0
+        self._facts = msgspec.structs.replace(
+            self._facts, rate_bytes_s=round(rate_bytes_s), left_s=round(left_s, 1), message=message
+        )
+        self._reporter.report(self._key, self._facts)

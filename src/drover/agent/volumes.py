@@ -1,0 +1,305 @@
+"""`VolumeKeeper`: the volumes of one host: their live sets, the engine's volumes that bind them, their snapshots.
+
+Theory of operation. A claim is the volume's record (`host`, `epoch`); the disk follows it:
+
+    on disk                     the claim is here, epoch E              otherwise
+    live set of E               bound                                   set aside as a snapshot
+    live set of another epoch   set aside, then as below                set aside as a snapshot
+    none, record has snapshot   promoted from that; missing: an error   -
+    none, never had data here   made empty                              -
+    none, had data here         an error: never an empty one instead    -
+
+One call at a time per volume receives or promotes (`busy`). Every change on disk is followed by a look and a report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from drover.agent.report import Reporter
+from drover.agent.view import View
+from drover.decide.moves import driver_of
+from drover.drivers.engine.port import EPOCH_LABEL, Engine
+from drover.drivers.volumes.catalog import Catalog
+from drover.drivers.volumes.port import NoBase, VolumeDriver
+from drover.errors import Conflict, DroverError, NotFound, Unavailable
+from drover.model import records as r
+from drover.model.cluster import Change, Cluster, delete
+from drover.model.snapshots import epoch_of, next_id
+from drover.model.volume_options import options_of
+from drover.store.mirror import Mirror
+
+log = structlog.get_logger()
+
+VOLUME_LABEL = "drover.volume"
+READ_YOUR_WRITES_S = 5.0
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """A snapshot on its way: its id and its stream."""
+
+    snapshot: str
+    pieces: AsyncIterator[bytes]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of another host. `snapshot` empty: a new one of the live set of claim `epoch`."""
+
+    volume: str
+    epoch: int
+    snapshot: str = ""
+    limit_bytes_s: int = 0
+    compress: bool = False
+
+
+class VolumeSource(Protocol):
+    """Other hosts' volumes."""
+
+    def open(self, host: str, wanted: Wanted, have: bytes) -> AbstractAsyncContextManager[Incoming]:
+        """A stream from a host, less what this one has. Raises `Unavailable` if it does not come, and what the other
+        host refuses it with."""
+        ...
+
+
+class VolumeKeeper:
+    def __init__(
+        self,
+        host: str,
+        mirror: Mirror,
+        view: View,
+        reporter: Reporter,
+        engine: Engine,
+        catalog: Catalog,
+        now: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._mirror = mirror
+        self._view = view
+        self._reporter = reporter
+        self._engine = engine
+        self._catalog = catalog
+        self._now = now
+        self.busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._mirror.cluster
+
+    def driver(self, volume: r.Volume) -> VolumeDriver:
+        return self._catalog.driver(self.driver_name(volume))
+
+    def driver_name(self, volume: r.Volume) -> str:
+        return driver_of(self._cluster, volume) or self._catalog.names[0]
+
+    def record(self, name: str) -> r.Volume:
+        """Raises `NotFound` if the volume is gone."""
+        volume = self._cluster.volumes.get(name)
+        if volume is None:
+            raise NotFound(f"get {name}: no such volume")
+        return volume
+
+    def held(self, name: str) -> r.Volume:
+        """The volume's record. Raises `Conflict` if this host does not hold the claim."""
+        volume = self.record(name)
+        if volume.host != self._host:
+            raise Conflict(f"volume {name} belongs to {volume.host or 'no host yet'}, not to {self._host}")
+        return volume
+
+    def path_at(self, volume: r.Volume, epoch: int) -> str:
+        """Where the live set of an epoch will be on this host."""
+        return self.driver(volume).path(volume.name, epoch)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    async def look_at_all(self) -> None:
+        """Learn what the disk has of every volume that the records or the disk know."""
+        for driver_name in self._catalog.names:
+            try:
+                self._view.live |= await self._catalog.driver(driver_name).live_sets()
+            except DroverError as error:
+                log.warning("a volume driver cannot say what it has", driver=driver_name, error=error.message)
+        for name, volume in self._cluster.volumes.items():
+            if not options_of(volume.body).engines:
+                await self._look_safely(name)
+
+    async def _look_safely(self, name: str) -> None:
+        try:
+            await self.look(name)
+        except DroverError as error:
+            log.warning("a volume cannot be looked at", volume=name, error=error.message)
+
+    async def look(self, name: str) -> None:
+        """Learn and report what the disk has of one volume."""
+        volume = self.record(name)
+        driver = self.driver(volume)
+        epoch, snapshots = await driver.live(name), tuple(await driver.snapshots(name))
+        self._view.live.pop(name, None)
+        if epoch:
+            self._view.live[name] = epoch
+        self._view.snapshots[name] = snapshots
+        if epoch or snapshots or f"{self._host}/{name}" in self._cluster.volume_facts:
+            before = self._cluster.volume_facts.get(f"{self._host}/{name}", r.VolumeFacts(volume=name, host=self._host))
+            facts = msgspec.structs.replace(
+                before, driver=self.driver_name(volume), epoch=epoch, snapshots=snapshots, message=""
+            )
+            self._reporter.report(r.key("volume_facts", self._host, name), facts)
+
+    # -- the claim -----------------------------------------------------------------------------------------------
+
+    async def ensure(self, name: str) -> None:
+        """Have the live set of the claim that this host holds, and the engine's volume bound to it."""
+        volume = self.held(name)
+        body = dict(json.loads(volume.body)) if volume.body else {}
+        if not options_of(volume.body).engines:
+            async with self.busy[name]:
+                path = await self._live_path(volume)
+            await self.look(name)
+            body["DriverOpts"] = bind_options(path)
+        await self.bind(volume, volume.epoch, body)
+
+    async def _live_path(self, volume: r.Volume) -> str:
+        """The path of the live set, made by the module's table."""
+        driver, name, epoch = self.driver(volume), volume.name, volume.epoch
+        found = await driver.live(name)
+        if found == epoch:
+            return await driver.ensure(name, epoch)
+        if found:
+            await driver.demote(name, next_id(await driver.snapshots(name), found, self._now()))
+        if volume.snapshot:
+            return await driver.promote(name, volume.snapshot, epoch)
+        facts = self._cluster.volume_facts.get(f"{self._host}/{name}")
+        if facts is not None and facts.epoch:
+            raise Unavailable(
+                f"the data of volume {name} is not where host {self._host} had it",
+                hint="is its disk or pool mounted? It is never replaced by an empty one",
+            )
+        return await driver.ensure(name, epoch)
+
+    async def bind(self, volume: r.Volume, epoch: int, body: dict[str, object]) -> None:
+        """Have the engine's volume, with the path of this epoch. An older one of the same name is replaced."""
+        if self._view.volumes.get(volume.name) == epoch:
+            return
+        if volume.name in self._view.volumes:
+            await self.drop(volume.name)
+        asked = body.get("Labels")
+        labels = {**(asked if isinstance(asked, dict) else {}), VOLUME_LABEL: volume.name, EPOCH_LABEL: str(epoch)}
+        await self._engine.create_volume(
+            {**body, "Name": volume.name, "Driver": body.get("Driver") or "local", "Labels": labels}
+        )
+        self._view.volumes[volume.name] = epoch
+
+    async def drop(self, name: str) -> None:
+        """Remove the engine's volume; the data is not touched."""
+        await self._engine.remove_volume(name)
+        self._view.volumes.pop(name, None)
+
+    async def set_aside(self, name: str) -> str:
+        """Make the live set a snapshot and return its id; the newest one where that has happened already."""
+        volume = self.record(name)
+        driver = self.driver(volume)
+        async with self.busy[name]:
+            known = await driver.snapshots(name)
+            epoch = await driver.live(name)
+            if epoch:
+                known = [*known, next_id(known, epoch, self._now())]
+                await driver.demote(name, known[-1])
+        await self.look(name)
+        if not known:
+            raise NotFound(f"volume {name} has no data on {self._host}")
+        return known[-1]
+
+    async def put_back(self, name: str) -> None:
+        """After a move that was aborted: the live set again, from the newest snapshot of the claim's own epoch."""
+        volume = self.held(name)
+        driver = self.driver(volume)
+        async with self.busy[name]:
+            own = [one for one in await driver.snapshots(name) if epoch_of(one) == volume.epoch]
+            if not await driver.live(name) and own:
+                await driver.promote(name, own[-1], volume.epoch)
+        await self.look(name)
+
+    async def remove(self, name: str) -> None:
+        """The engine's volume, the data, and the record, in this order."""
+        volume = self.record(name)
+        await self.drop(name)
+        if not options_of(volume.body).engines:
+            async with self.busy[name]:
+                await self.driver(volume).remove(name)
+        self._view.live.pop(name, None)
+        self._view.snapshots.pop(name, None)
+        self._reporter.drop(r.key("volume_facts", self._host, name))
+        key = r.key("volumes", name)
+        changes = [delete(key), *self._leftovers(name)]
+        revision = await self._reporter.commit(changes, {key: self._cluster.version(key)})
+        await self._mirror.reached(revision, READ_YOUR_WRITES_S)
+
+    def _leftovers(self, name: str) -> list[Change]:
+        moves = [delete(r.key("moves", f"volume:{name}"))] if f"volume:{name}" in self._cluster.moves else []
+        return [
+            *moves,
+            *(delete(r.key("volume_facts", key)) for key, f in self._cluster.volume_facts.items() if f.volume == name),
+        ]
+
+    async def tidy(self, name: str, snapshots: tuple[str, ...]) -> None:
+        """Delete snapshots that nobody needs."""
+        async with self.busy[name]:
+            await self.driver(self.record(name)).forget(name, snapshots)
+        await self.look(name)
+
+    # -- between hosts -------------------------------------------------------------------------------------------
+
+    async def receive(self, source: VolumeSource, host: str, wanted: Wanted, counted: Callable[[int], None]) -> str:
+        """Have a snapshot of another host's volume here; its id. `counted` is told the bytes of each piece."""
+        driver = self.driver(self.record(wanted.volume))
+        async with self.busy[wanted.volume]:
+            try:
+                snapshot = await _received(driver, source, host, wanted, await driver.have(wanted.volume), counted)
+            except NoBase:
+                snapshot = await _received(driver, source, host, wanted, b"", counted)
+        await self.look(wanted.volume)
+        return snapshot
+
+    async def give(self, wanted: Wanted, have: bytes) -> tuple[str, AsyncGenerator[bytes, None]]:
+        """The other side of `receive`: the id of a snapshot, and its stream. A new one only while this host holds the
+        claim of that epoch."""
+        volume = self.record(wanted.volume)
+        driver = self.driver(volume)
+        if wanted.snapshot:
+            return wanted.snapshot, driver.send(volume.name, wanted.snapshot, have)
+        if (volume.host, volume.epoch) != (self._host, wanted.epoch):
+            raise Conflict(f"{self._host} does not hold epoch {wanted.epoch} of volume {volume.name}")
+        snapshot = next_id(await driver.snapshots(volume.name), volume.epoch, self._now())
+        await driver.snapshot(volume.name, snapshot)
+        return snapshot, driver.send(volume.name, snapshot, have)
+
+
+async def _received(
+    driver: VolumeDriver,
+    source: VolumeSource,
+    host: str,
+    wanted: Wanted,
+    have: bytes,
+    counted: Callable[[int], None],
+) -> str:
+    async with source.open(host, wanted, have) as incoming, aclosing(_told(incoming.pieces, counted)) as pieces:
+        await driver.receive(wanted.volume, incoming.snapshot, pieces)
+        return incoming.snapshot
+
+
+async def _told(pieces: AsyncIterator[bytes], counted: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+    async for piece in pieces:
+        counted(len(piece))
+        yield piece
+
+
+def bind_options(path: str) -> dict[str, str]:
+    """The driver options of an engine's volume that is a path."""
+    return {"type": "none", "o": "bind", "device": path}

@@ -1,0 +1,183 @@
+"""Volumes between two daemons: the call `POST /volumes/NAME/stream`, both ends of it.
+
+    request     query: `epoch`, `snapshot` (empty: a new one), `limit` (bytes per second, 0: none), `compress` (0 or 1)
+                body: what the asking side has (`VolumeDriver.have`), of any length
+    answer      200, the driver's stream, chunked; `Drover-Snapshot` is the snapshot's id
+    errors      before the stream: as the API answers errors
+                within it: the connection is cut, which the asking side sees as `Unavailable`
+
+TLS and who may ask are the API's affair. Compression is HTTP's own (deflate): for slow links, as on a fast one it costs
+more time than it saves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from drover.agent.volumes import Incoming, VolumeKeeper, Wanted
+from drover.api.answers import error_of
+from drover.errors import DroverError, Invalid, Unavailable
+from drover.store.mirror import Mirror
+
+SNAPSHOT_HEADER = "Drover-Snapshot"
+PIECE_BYTES = 1024 * 1024
+MAX_HAVE_BYTES = 512 * 1024 * 1024
+CONNECT_DEADLINE_S = 3.0
+SILENCE_DEADLINE_S = 30.0
+"""How long a source may send nothing: a large volume takes a while to be looked through."""
+
+
+class PeerVolumes:
+    """The agent's `VolumeSource`."""
+
+    def __init__(self, mirror: Mirror, client_tls: ssl.SSLContext) -> None:
+        self._mirror = mirror
+        self._tls = client_tls
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        """One session for all calls: a connection that is there already saves round trips within a hand-over."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls, limit=0))
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @asynccontextmanager
+    async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
+        """See `VolumeSource.open`."""
+        record = self._mirror.cluster.hosts[host]
+        url = f"https://{record.address}:{record.api_port}{_path(wanted.volume)}"
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_DEADLINE_S, sock_read=SILENCE_DEADLINE_S)
+        try:
+            async with self._open().post(url, params=_query(wanted), data=have, timeout=timeout) as response:
+                if response.status != 200:
+                    raise _refusal(response.status, await response.read())
+                async with aclosing(_pieces(response, host)) as pieces:
+                    yield Incoming(response.headers[SNAPSHOT_HEADER], pieces)
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(host, error) from error
+
+
+def _path(volume: str) -> str:
+    return f"/volumes/{quote(volume, safe='')}/stream"
+
+
+def _query(wanted: Wanted) -> dict[str, str]:
+    return {
+        "epoch": str(wanted.epoch),
+        "snapshot": wanted.snapshot,
+        "limit": str(wanted.limit_bytes_s),
+        "compress": str(int(wanted.compress)),
+    }
+
+
+async def _pieces(response: aiohttp.ClientResponse, host: str) -> AsyncGenerator[bytes, None]:
+    try:
+        async for piece in response.content.iter_any():
+            yield piece
+    except (aiohttp.ClientError, OSError) as error:
+        raise _unreachable(host, error) from error
+
+
+def _refusal(status: int, body: bytes) -> DroverError:
+    try:
+        return error_of(msgspec.json.decode(body, type=dict[str, object]), status)
+    except msgspec.DecodeError:
+        return Unavailable(f"the other host answered with status {status}", hint="does it run the same drover?")
+
+
+def _unreachable(host: str, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"volume data from host {host} does not come: {error or type(error).__name__}",
+        hint="is the host up? see drover host ls",
+    )
+
+
+def volume_routes(keeper: VolumeKeeper) -> list[web.RouteDef]:
+    """The giving side, for the API."""
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        return await _serve(request, keeper)
+
+    return [web.post("/volumes/{name}/stream", stream)]
+
+
+async def _serve(request: web.Request, keeper: VolumeKeeper) -> web.StreamResponse:
+    """Errors before the first byte are raised, for the API to answer."""
+    wanted = _wanted(request)
+    snapshot, stream = await keeper.give(wanted, await _have(request))
+    async with aclosing(stream) as pieces:
+        first = await anext(pieces, b"")
+        response = web.StreamResponse(headers={SNAPSHOT_HEADER: snapshot, "Content-Type": "application/octet-stream"})
+        response.enable_chunked_encoding()
+        if wanted.compress:
+            response.enable_compression(web.ContentCoding.deflate)
+        await response.prepare(request)
+        try:
+            pace = _Pace(wanted.limit_bytes_s)
+            if first:
+                await response.write(first)
+            async for piece in pieces:
+                await response.write(piece)
+                await pace.sent(len(piece))
+            await response.write_eof()
+        except (DroverError, ConnectionError):
+            _cut(request)
+        return response
+
+
+def _cut(request: web.Request) -> None:
+    """Break the connection off: a stream must not look finished that is not."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _wanted(request: web.Request) -> Wanted:
+    query = request.query
+    try:
+        return Wanted(
+            volume=request.match_info["name"],
+            epoch=int(query["epoch"]),
+            snapshot=query.get("snapshot", ""),
+            limit_bytes_s=int(query.get("limit", "0")),
+            compress=query.get("compress", "0") == "1",
+        )
+    except (KeyError, ValueError) as error:
+        raise Invalid(f"the request for a volume is malformed: {error}", hint="do all hosts run the same drover?")
+
+
+async def _have(request: web.Request) -> bytes:
+    """The body, which may be larger than the API otherwise takes: a manifest has a line for each file."""
+    have = bytearray()
+    async for piece in request.content.iter_chunked(PIECE_BYTES):
+        have += piece
+        if len(have) > MAX_HAVE_BYTES:
+            raise Invalid("the list of what the asking host has is too long")
+    return bytes(have)
+
+
+class _Pace:
+    """Keeps a sender to so many bytes per second, on average from its beginning."""
+
+    def __init__(self, limit_bytes_s: int) -> None:
+        self._limit_bytes_s = limit_bytes_s
+        self._begin = asyncio.get_running_loop().time()
+        self._sent_bytes = 0
+
+    async def sent(self, count: int) -> None:
+        self._sent_bytes += count
+        if self._limit_bytes_s > 0:
+            due = self._begin + self._sent_bytes / self._limit_bytes_s
+            await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
