@@ -20,6 +20,9 @@ from drover.lab.story import Row, expect
 CREATE_DEADLINE_S = 10.0
 KNOWN_DOWN_S = 30.0
 AT_ONCE_S = 2.0
+ELSEWHERE_S = 60.0
+BOUND = "bound"
+"""A container that may run on h3 only, so that it shows what is said while its host is dead."""
 _CALLER_TIMEOUT_S = 15.0
 _TABLE = f"table {{{{.Names}}}}\t{HOST_FIELD}\t{{{{.Status}}}}"
 
@@ -67,7 +70,9 @@ def _on(stage: Stage, host: str) -> str:
 
 
 def power_cut(stage: Stage) -> None:
-    lost, near, far = _on(stage, "h3"), _on(stage, "h1"), _on(stage, "h2")
+    with stage.story.promise("a container may be bound to its host"):
+        stage.docker("run", "-d", "--name", BOUND, "-e", "constraint:host==h3", "busybox", "sleep", "1000")
+    near, far = _on(stage, "h1"), _on(stage, "h2")
     calls = [["ps"], ["inspect", near], ["exec", far, "true"], ["logs", "--tail", "1", far], ["exec", near, "true"]]
     callers = Callers([stage.client("h1"), stage.client("h2")], calls)
     with stage.story.promise("h3 dies, and the survivors answer every call") as row:
@@ -76,10 +81,24 @@ def power_cut(stage: Stage) -> None:
             stage.lab.host("h3").kill()
             cut_at = time.monotonic()
             _creates_at_once(stage)
-            _until_known_down(stage, lost, cut_at)
+            _until_known_down(stage, BOUND, cut_at)
         _no_call_failed(row, callers)
-    _dead_host_is_named(stage, lost)
-    stage.docker("ps", "-a", "--format", _TABLE, host="h2")
+    _dead_host_is_named(stage, BOUND)
+    _run_elsewhere(stage, "h3", cut_at)
+
+
+def _run_elsewhere(stage: Stage, lost: str, cut_at: float) -> None:
+    """Until all of the six run, none of them on the lost host."""
+
+    def moved() -> float | None:
+        alive = stage.client()("inspect", "--format", "{{.State.Running}}", *SIX).split()
+        done = lost not in stage.host_of(*SIX) and set(alive) == {"true"}
+        return time.monotonic() - cut_at if done else None
+
+    with stage.story.promise(f"what ran on {lost} runs elsewhere") as row:
+        after_s = stage.until(moved, f"the containers of {lost} on other hosts", ELSEWHERE_S)
+        stage.docker("ps", "-a", "--format", _TABLE)
+        row.figure = f"{after_s:.1f} s after the power cut"
 
 
 def _creates_at_once(stage: Stage) -> None:
@@ -121,24 +140,24 @@ def come_back(stage: Stage) -> None:
     with stage.story.promise("h3 boots with its disk and is used again") as row:
         begin = time.monotonic()
         stage.lab.host("h3").revive()
-        lost = _on(stage, "h3")
-        stage.docker("start", lost)
-        row.figure = f"{lost} runs {time.monotonic() - begin:.1f} s after power-on"
-        stage.docker("exec", lost, "echo", "here I am again")
+        stage.docker("start", BOUND)
+        row.figure = f"{BOUND} runs {time.monotonic() - begin:.1f} s after power-on"
+        stage.docker("exec", BOUND, "echo", "here I am again")
         stage.docker("run", "--rm", "-e", "constraint:host==h3", "busybox", "echo", "a new one on h3")
         stage.drover("host", "ls")
 
 
 def first_host_dies(stage: Stage) -> None:
     stage.first = "h2"
-    there, returned = _on(stage, "h2"), _on(stage, "h3")
-    calls = [["ps"], ["exec", there, "true"], ["exec", returned, "true"], ["inspect", there]]
-    callers = Callers([stage.client("h2"), stage.client("h3")], calls)
     with stage.story.promise("h1 dies, too: h2 and h3 answer every call") as row:
+        there = _on(stage, "h2")
+        calls = [["ps"], ["exec", there, "true"], ["exec", BOUND, "true"], ["inspect", there]]
+        callers = Callers([stage.client("h2"), stage.client("h3")], calls)
         with callers.calling():
             stage.story.tell("the power of h1 is cut: it founded the cluster, and led it")
             stage.lab.host("h1").kill()
+            cut_at = time.monotonic()
             _creates_at_once(stage)
             stage.docker("exec", there, "echo", "work goes on")
         _no_call_failed(row, callers)
-    stage.docker("ps", "--format", _TABLE)
+    _run_elsewhere(stage, "h1", cut_at)

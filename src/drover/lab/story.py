@@ -80,6 +80,9 @@ class Story:
             play()
         except ActOver:
             return
+        except Exception as error:  # whatever it is: an act that breaks off is an act that did not hold
+            self.rows.append(row := Row(title))
+            self._failed(row, error)
 
     def tell(self, text: str) -> None:
         self._voice.say(f"{self._now()} {text}")
