@@ -5,6 +5,7 @@ on a connection is `client_side`'s, what a call means is the handler's, how to r
 
 | part | module |
 |---|---|
+| accepting clients | `accepting` |
 | a client's connection, its requests one after another | `client_side` |
 | a request's body: held, read, relayed, discarded | `intake` |
 | an exchange with an engine | `relay`, `edits` |
@@ -24,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from drover.errors import Conflict
+from drover.gateway.accepting import UnixListener
 from drover.gateway.call import Handler, Headers
 from drover.gateway.client_side import ClientConnection
 from drover.gateway.links import EngineLinks
@@ -56,7 +58,7 @@ class GatewayServer:
         self.default_headers = default_headers
         self.head_deadline_s = head_deadline_s
         self.counters = Counters()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | UnixListener] = []
         self._connections: set[ClientConnection] = set()
         self._unix_paths: list[Path] = []
 
@@ -64,7 +66,8 @@ class GatewayServer:
         """Serve a Unix socket, with access for its group. Raises `Conflict` if somebody else answers there."""
         _clear_stale(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        server = await asyncio.get_running_loop().create_unix_server(self._client, str(path), backlog=1024)
+        server = UnixListener(path, self._client)
+        server.start()
         os.chmod(path, mode)
         if gid >= 0:
             os.chown(path, -1, gid)
