@@ -32,6 +32,7 @@ from drover.agent.act import Drivers
 from drover.agent.agent import Agent
 from drover.agent.networks import NetworkKeeper
 from drover.agent.session import Session
+from drover.api.adapters import adapter_routes
 from drover.api.context import Context
 from drover.api.server import ApiServer
 from drover.api.volumes import volume_api_routes
@@ -52,6 +53,7 @@ from drover.drivers.volumes.catalog import Catalog, host_catalog
 from drover.drivers.volumes.pool import mount_pool
 from drover.errors import DroverError
 from drover.gateway.gateway import Gateway
+from drover.gateway.hooks.layer import HookLayer
 from drover.gateway.links import EngineLinks
 from drover.gateway.server import GatewayServer
 from drover.gateway.tunnel import TunnelServer
@@ -96,10 +98,11 @@ class Daemon:
         self.gateway = Gateway(
             config.name, self.store, self.mirror, self.links, time.time, lambda: secrets.token_hex(32)
         )
-        self.server = GatewayServer(self.gateway.handle, self.links)
+        self.hooks = HookLayer(self.mirror, self.links)
+        self.server = GatewayServer(self.hooks.wrap(self.gateway.handle), self.links)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
         volumes = [*volume_routes(self.agent.actor.keeper), *volume_api_routes()]
-        routes = [*image_routes(config.name, self.engine), *volumes]
+        routes = [*image_routes(config.name, self.engine), *volumes, *adapter_routes(self.hooks)]
         self.api = ApiServer(self._api_context(), routes)
 
     def _links(self, client_tls: ssl.SSLContext) -> EngineLinks:
@@ -187,6 +190,7 @@ class Daemon:
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
         await self.server.close()
+        await self.hooks.close()
         await self.api.stop()
         await self.tunnel.close()
         for task in tasks:
