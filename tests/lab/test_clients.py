@@ -367,12 +367,16 @@ def test_a_tar_stream_is_copied_both_ways(bench: Bench, tmp_path: Path) -> None:
     assert "abc" in bench.docker("cp", f"{name}:/tmp/streamed", "-")
 
 
-def test_two_gateways_tell_the_same(cluster: Lab) -> None:
-    program = docker_program(20)
-    benches = [Bench(cluster, program, host.name, "h2") for host in cluster.hosts]
-    name = benches[0].up()
+def test_all_gateways_tell_the_same(cluster: Lab) -> None:
+    benches = [Bench(cluster, docker_program(20), host.name, "h2") for host in cluster.hosts]
+    # Of the networks that every engine has, each gateway shows its own engine's: so not on one of those.
+    network = benches[0].name("net")
+    benches[0].docker("network", "create", network)
+    name = benches[0].up("--network", network)
     try:
         assert len({bench.docker("inspect", name) for bench in benches}) == 1
+        assert len({bench.docker("network", "inspect", network) for bench in benches}) == 1
         assert len({bench.docker("ps", "-aq", "--no-trunc") for bench in benches}) == 1
     finally:
         benches[0].clean()
+        benches[0].docker("network", "rm", network)

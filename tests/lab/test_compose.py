@@ -110,7 +110,7 @@ def test_a_project_from_up_to_down(project: Compose, request: pytest.FixtureRequ
 
 
 _QUICKSTART = """
-import docker
+import docker, io
 client = docker.from_env()
 assert client.containers.run("busybox", ["echo", "hello world"]) == b"hello world\\n"
 container = client.containers.run("busybox", ["sh", "-c", "echo up; exec sleep 1000"], detach=True, name="quick")
