@@ -17,10 +17,11 @@ from typing import Protocol
 
 import msgspec
 
+from drover.agent.fence import Fence
 from drover.agent.moves import Mover, without_copying
 from drover.agent.report import Reporter, container_facts
 from drover.agent.view import View
-from drover.agent.volumes import VolumeKeeper, VolumeSource
+from drover.agent.volumes import ASIDE, VolumeKeeper, VolumeSource
 from drover.decide import overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of, network_id, networks_of
@@ -68,6 +69,7 @@ class Actor:
         drivers: Drivers,
         now: Callable[[], float],
     ) -> None:
+        self.fence: Fence | None = None
         self._host = host
         self._mirror = mirror
         self._view = view
@@ -88,6 +90,8 @@ class Actor:
                 await self._ensure_network(network)
             case s.EnsureImage(container, ref, image_id):
                 await self._ensure_image(container, ref, image_id)
+            case s.KeepImage(_, ref, image_id):
+                await self._keep_image(ref, image_id)
             case s.CreateContainer(container):
                 await self._create(container)
             case s.StartContainer(container):
@@ -102,6 +106,8 @@ class Actor:
                 await self._remove_network(network, engine_id)
             case s.VolumeStep():
                 await self._volume(step)
+            case s.RefreshReplica(name):
+                await self.keeper.refresh(self._drivers.volume_source, name)
             case s.MoveStep():
                 await self._move(step)
 
@@ -112,7 +118,7 @@ class Actor:
             case s.DropVolume(name):
                 await self.keeper.drop(name)
             case s.SetAside(name):
-                await self.keeper.set_aside(name)
+                await self.keeper.set_aside(name, ASIDE)
             case s.TidyVolume(name, snapshots):
                 await self.keeper.tidy(name, snapshots)
             case s.RemoveVolume(name):
@@ -194,7 +200,26 @@ class Actor:
             await engine.tag(image_id, ref)
         self._view.images.add(image_id)
 
+    async def _keep_image(self, ref: str, image_id: str) -> None:
+        """A spare: the name only if this engine calls no other image by it."""
+        engine = self._drivers.engine
+        if await engine.image_id(image_id) is None:
+            taken = await engine.image_id(ref) is not None
+            await self._drivers.images.fetch(image_id, image_id if taken else ref, lambda _: None)
+        self._view.images.add(image_id)
+
     # -- containers ----------------------------------------------------------------------------------------------
+
+    async def start_engine(self, engine_id: str, verb: str, query: str = "", body: str = "") -> tuple[int, str]:
+        """The only place where containers are started: not without a lease. Raises `Unavailable` then."""
+        if self.fence is None:
+            return await self._drivers.engine.order(engine_id, verb, query, body)
+        self.fence.check()
+        self.fence.tell()
+        status, text = await self._drivers.engine.order(engine_id, verb, query, body)
+        if status < 400:
+            self.fence.started(engine_id)
+        return status, text
 
     async def _create(self, container: str) -> None:
         record = self._cluster.containers[container]
@@ -251,9 +276,12 @@ class Actor:
         return ref if network is None else self._cluster.networks[network].name
 
     async def _start(self, container: str) -> None:
-        engine_id = self._view.containers[container].engine_id
-        status, text = await self._drivers.engine.order(engine_id, "start")
-        await self._look(container, engine_id)
+        """Start without an order: a new copy, or one that ended."""
+        seen = self._view.containers[container]
+        if seen.state != "created" and seen.engine_id not in self._view.fenced:
+            self._view.started_again(container)
+        status, text = await self.start_engine(seen.engine_id, "start")
+        await self._look(container, seen.engine_id)
         self.report(container)
         if status >= 400:
             raise DroverError(f"container {container[:12]} could not be started: {_message(text)}")
@@ -274,6 +302,9 @@ class Actor:
     async def _put_order(self, container: str, engine_id: str, order: r.Order) -> tuple[int, str]:
         """The engine's status and body text; `connect` and `disconnect` have calls of their own."""
         record = self._cluster.containers[container]
+        if order.verb in ("start", "restart"):
+            self._view.restarts.pop(container, None)
+            return await self.start_engine(engine_id, order.verb, order.query, order.body)
         if order.verb not in ("connect", "disconnect"):
             return await self._drivers.engine.order(engine_id, order.verb, order.query, order.body)
         asked = json.loads(order.body)
@@ -309,12 +340,17 @@ class Actor:
     # -- what is not needed any more -----------------------------------------------------------------------------
 
     async def _remove_network(self, network: str, engine_id: str) -> None:
-        await self._drivers.engine.remove_network(engine_id)
+        """From here on the network counts as gone: a container that needs it meanwhile has it made anew after this."""
+        self._view.networks.pop(network, None)
+        try:
+            await self._drivers.engine.remove_network(engine_id)
+        except DroverError:
+            self._view.networks[network] = engine_id
+            raise
         answered = networks_everywhere(self._cluster)
         for vni, seen in (await self._drivers.network.seen()).items():
             if seen.id == network and network not in answered:
                 await self._drivers.network.remove(vni)
-        self._view.networks.pop(network, None)
         key = r.key("network_facts", self._host, network)
         await self._reporter.commit([delete(key)], {})
 

@@ -26,6 +26,7 @@ from drover.agent.view import View
 from drover.agent.volumes import VolumeKeeper, VolumeSource, Wanted, bind_options
 from drover.decide import moves
 from drover.decide.converge import answer_of
+from drover.decide.replicas import first_base
 from drover.decide.sentences import size
 from drover.drivers.engine.port import Engine
 from drover.errors import DroverError, Unavailable
@@ -51,6 +52,10 @@ class Containers(Protocol):
 
     async def prepare(self, container: str, epoch: int) -> None:
         """Make the engine's container with this epoch, before its volumes are here."""
+        ...
+
+    async def start_engine(self, engine_id: str, verb: str) -> tuple[int, str]:
+        """Start the engine's container: its status and text. Raises `Unavailable` without a lease."""
         ...
 
     async def look(self, container: str) -> None:
@@ -116,9 +121,12 @@ class Mover:
     async def _rounds(self, key: str, move: r.Move, tally: _Tally) -> None:
         loop = asyncio.get_running_loop()
         before_s = float("inf")
+        for volume in move.volumes:
+            if base := first_base(self._cluster, volume, move.source, self._host):
+                await self._pull(key, move, volume, base, tally)
         for number in range(1, MAX_ROUNDS + 1):
             begin = loop.time()
-            tally.begin_round(number, await self._size_bytes(move) if number == 1 else 0)
+            tally.begin_round(number, lambda: self._size_bytes(move))
             for volume in move.volumes:
                 await self._pull(key, move, volume, "", tally)
             took_s = loop.time() - begin
@@ -126,7 +134,8 @@ class Mover:
                 return
             before_s = took_s
 
-    async def _size_bytes(self, move: r.Move) -> int:
+    def _size_bytes(self, move: r.Move) -> int:
+        """What the source said of its volumes' sizes."""
         facts = (self._cluster.volume_facts.get(f"{move.source}/{volume}") for volume in move.volumes)
         return sum(one.size_bytes for one in facts if one is not None)
 
@@ -268,7 +277,7 @@ class Mover:
         if record is None or seen is None or record.desired != "running" or seen.state in RUNNING:
             return
         if stopped_by_us and self._cluster.host_of(move.container) == self._host:
-            status, text = await self._engine.order(seen.engine_id, "start")
+            status, text = await self._containers.start_engine(seen.engine_id, "start")
             await self._containers.look(move.container)
             if status >= 400:
                 raise DroverError(f"the container cannot be started again: {text}")
@@ -322,12 +331,14 @@ class _Tally:
             self._facts = known
         self._round_begin = self._loop.time()
         self._round_bytes = 0
-        self._expected_bytes = 0
+        self._size_bytes: Callable[[], int] = int
         self._reported_at = float("-inf")
         self._last = False
 
-    def begin_round(self, number: int, expected_bytes: int) -> None:
-        self._round_begin, self._round_bytes, self._expected_bytes = self._loop.time(), 0, expected_bytes
+    def begin_round(self, number: int, size_bytes: Callable[[], int]) -> None:
+        """`size_bytes()` is all there is to copy in the first round."""
+        self._round_begin, self._round_bytes = self._loop.time(), 0
+        self._size_bytes = size_bytes if number == 1 else int
         self._facts = msgspec.structs.replace(self._facts, rounds=number)
         self.report(f"copying, round {number}")
 
@@ -346,7 +357,7 @@ class _Tally:
         self._reported_at = self._loop.time()
         took_s = max(self._reported_at - self._round_begin, 1e-3)
         rate_bytes_s = self._round_bytes / took_s
-        left_bytes = self._expected_bytes - self._round_bytes
+        left_bytes = self._size_bytes() - self._round_bytes
         left_s = left_bytes / rate_bytes_s if left_bytes > 0 and rate_bytes_s else -1.0
         self._facts = msgspec.structs.replace(
             self._facts, rate_bytes_s=round(rate_bytes_s), left_s=round(left_s, 1), message=message

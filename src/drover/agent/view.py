@@ -5,15 +5,18 @@ The agent is the only one that changes a view; `seen()` gives the frozen `Seen` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from drover.decide.converge import Seen, SeenHere
+from drover.decide.fence import Restarts, exited, started_again
 from drover.drivers.engine.port import SeenContainer
 from drover.model import records as r
 
 
 class View:
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
+        """`now` is the clock of `held` and `restarts`, in seconds."""
+        self._now = now
         self.known = False
         self.containers: dict[str, SeenContainer] = {}
         self.strays: dict[str, SeenContainer] = {}
@@ -22,9 +25,12 @@ class View:
         """The engine's volumes of ours: name to the epoch of the path they bind."""
         self.live: dict[str, int] = {}
         self.snapshots: dict[str, tuple[str, ...]] = {}
+        self.refresh_at: dict[str, float] = {}
         self.images: set[str] = set()
         self.answers: dict[str, r.Answer] = {}
         self.held: dict[str, float] = {}
+        self.fenced: set[str] = set()
+        self.restarts: dict[str, Restarts] = {}
 
     def learn_all(
         self, containers: list[SeenContainer], networks: Mapping[str, str], volumes: Mapping[str, int]
@@ -41,6 +47,8 @@ class View:
     def learn(self, seen: SeenContainer) -> None:
         """One container was looked at."""
         other = self.containers.get(seen.id)
+        if other is not None and other.engine_id == seen.engine_id and other.state == "running" != seen.state:
+            self.restarts[seen.id] = exited(self.restarts.get(seen.id, Restarts()), self._now())
         if other is None or other.engine_id == seen.engine_id or other.epoch < seen.epoch:
             if other is not None and other.engine_id != seen.engine_id:
                 self.strays[other.engine_id] = other
@@ -58,6 +66,10 @@ class View:
                 return container
         return None
 
+    def started_again(self, container: str) -> None:
+        """The agent started it without being asked to."""
+        self.restarts[container] = started_again(self.restarts.get(container, Restarts()), self._now())
+
     def forget(self) -> None:
         """The engine went away: what it shows is unknown, which is not empty."""
         self.known = False
@@ -71,11 +83,14 @@ class View:
             volumes=dict(self.volumes),
             live=dict(self.live),
             snapshots=dict(self.snapshots),
+            refresh_at=dict(self.refresh_at),
             images=frozenset(self.images),
             answers=dict(self.answers),
             held=dict(self.held),
+            fenced=frozenset(self.fenced),
+            restarts=dict(self.restarts),
         )
 
 
 def _here(seen: SeenContainer) -> SeenHere:
-    return SeenHere(engine_id=seen.engine_id, state=seen.state, epoch=seen.epoch)
+    return SeenHere(engine_id=seen.engine_id, state=seen.state, epoch=seen.epoch, exit_code=seen.exit_code)

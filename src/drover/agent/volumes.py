@@ -27,6 +27,7 @@ import structlog
 from drover.agent.report import Reporter
 from drover.agent.view import View
 from drover.decide.moves import driver_of
+from drover.decide.replicas import next_refresh
 from drover.drivers.engine.port import EPOCH_LABEL, Engine
 from drover.drivers.volumes.catalog import Catalog
 from drover.drivers.volumes.port import NoBase, VolumeDriver
@@ -41,23 +42,37 @@ log = structlog.get_logger()
 
 VOLUME_LABEL = "drover.volume"
 READ_YOUR_WRITES_S = 5.0
+ASIDE = "aside"
+"""The name of a snapshot that was a live set when its claim had passed to another host: it may hold what was lost."""
 
 
 class Incoming(msgspec.Struct, frozen=True):
-    """A snapshot on its way: its id and its stream."""
+    """A snapshot on its way: its id (empty: nothing has changed), its stream, and when it was asked for, by the giving
+    host's clock."""
 
     snapshot: str
     pieces: AsyncIterator[bytes]
+    at: float = 0.0
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of another host. `snapshot` empty: a new one of the live set of claim `epoch`."""
+    """What is asked of another host. `snapshot` empty: a new one of the live set of claim `epoch`, or with `if_changed`
+    none where nothing has changed."""
 
     volume: str
     epoch: int
     snapshot: str = ""
+    if_changed: bool = False
     limit_bytes_s: int = 0
     compress: bool = False
+
+
+class Given(msgspec.Struct, frozen=True):
+    """The other side of `Incoming`."""
+
+    snapshot: str
+    pieces: AsyncGenerator[bytes, None]
+    at: float
 
 
 class VolumeSource(Protocol):
@@ -88,6 +103,8 @@ class VolumeKeeper:
         self._catalog = catalog
         self._now = now
         self.busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._refreshing = asyncio.Lock()
+        self._sizes: dict[str, int] = {}
 
     @property
     def _cluster(self) -> Cluster:
@@ -136,8 +153,8 @@ class VolumeKeeper:
         except DroverError as error:
             log.warning("a volume cannot be looked at", volume=name, error=error.message)
 
-    async def look(self, name: str) -> None:
-        """Learn and report what the disk has of one volume."""
+    async def look(self, name: str, synced_at: float = 0.0) -> None:
+        """Learn and report what the disk has of one volume. `synced_at`: as of when a copy here is up to date."""
         volume = self.record(name)
         driver = self.driver(volume)
         epoch, snapshots = await driver.live(name), tuple(await driver.snapshots(name))
@@ -147,8 +164,14 @@ class VolumeKeeper:
         self._view.snapshots[name] = snapshots
         if epoch or snapshots or f"{self._host}/{name}" in self._cluster.volume_facts:
             before = self._cluster.volume_facts.get(f"{self._host}/{name}", r.VolumeFacts(volume=name, host=self._host))
-            facts = msgspec.structs.replace(
-                before, driver=self.driver_name(volume), epoch=epoch, snapshots=snapshots, message=""
+            facts = r.VolumeFacts(
+                volume=name,
+                host=self._host,
+                driver=self.driver_name(volume),
+                epoch=epoch,
+                snapshots=snapshots,
+                size_bytes=self._sizes.get(name, before.size_bytes),
+                synced_at=max(before.synced_at, synced_at),
             )
             self._reporter.report(r.key("volume_facts", self._host, name), facts)
 
@@ -172,7 +195,7 @@ class VolumeKeeper:
         if found == epoch:
             return await driver.ensure(name, epoch)
         if found:
-            await driver.demote(name, next_id(await driver.snapshots(name), found, self._now()))
+            await driver.demote(name, next_id(await driver.snapshots(name), found, self._now(), ASIDE))
         if volume.snapshot:
             return await driver.promote(name, volume.snapshot, epoch)
         facts = self._cluster.volume_facts.get(f"{self._host}/{name}")
@@ -201,15 +224,16 @@ class VolumeKeeper:
         await self._engine.remove_volume(name)
         self._view.volumes.pop(name, None)
 
-    async def set_aside(self, name: str) -> str:
-        """Make the live set a snapshot and return its id; the newest one where that has happened already."""
+    async def set_aside(self, name: str, label: str = "") -> str:
+        """Make the live set a snapshot and return its id; the newest one where that has happened already. With a
+        `label` it is kept until a person removes it."""
         volume = self.record(name)
         driver = self.driver(volume)
         async with self.busy[name]:
             known = await driver.snapshots(name)
             epoch = await driver.live(name)
             if epoch:
-                known = [*known, next_id(known, epoch, self._now())]
+                known = [*known, next_id(known, epoch, self._now(), label)]
                 await driver.demote(name, known[-1])
         await self.look(name)
         if not known:
@@ -256,29 +280,43 @@ class VolumeKeeper:
 
     # -- between hosts -------------------------------------------------------------------------------------------
 
-    async def receive(self, source: VolumeSource, host: str, wanted: Wanted, counted: Callable[[int], None]) -> str:
-        """Have a snapshot of another host's volume here; its id. `counted` is told the bytes of each piece."""
+    async def receive(self, source: VolumeSource, host: str, wanted: Wanted, counted: Callable[[int], None]) -> None:
+        """Have a snapshot of another host's volume here. `counted` is told the bytes of each piece."""
         driver = self.driver(self.record(wanted.volume))
         async with self.busy[wanted.volume]:
             try:
-                snapshot = await _received(driver, source, host, wanted, await driver.have(wanted.volume), counted)
+                at = await _received(driver, source, host, wanted, await driver.have(wanted.volume), counted)
             except NoBase:
-                snapshot = await _received(driver, source, host, wanted, b"", counted)
-        await self.look(wanted.volume)
-        return snapshot
+                at = await _received(driver, source, host, wanted, b"", counted)
+        await self.look(wanted.volume, synced_at=at)
 
-    async def give(self, wanted: Wanted, have: bytes) -> tuple[str, AsyncGenerator[bytes, None]]:
-        """The other side of `receive`: the id of a snapshot, and its stream. A new one only while this host holds the
-        claim of that epoch."""
-        volume = self.record(wanted.volume)
+    async def refresh(self, source: VolumeSource, name: str) -> None:
+        """Bring this host's copy up to date. One at a time, and each followed by a rest (`decide.replicas`)."""
+        async with self._refreshing:
+            volume, began_at = self.record(name), self._now()
+            wanted = Wanted(volume=name, epoch=volume.epoch, if_changed=True)
+            try:
+                await self.receive(source, volume.host, wanted, lambda _: None)
+            finally:
+                self._view.refresh_at[name] = next_refresh(volume, began_at, self._now())
+
+    async def give(self, wanted: Wanted, have: bytes) -> Given:
+        """The other side of `receive`. A new snapshot only while this host holds the claim of that epoch."""
+        volume, at = self.record(wanted.volume), self._now()
         driver = self.driver(volume)
         if wanted.snapshot:
-            return wanted.snapshot, driver.send(volume.name, wanted.snapshot, have)
+            return Given(wanted.snapshot, driver.send(volume.name, wanted.snapshot, have), at)
         if (volume.host, volume.epoch) != (self._host, wanted.epoch):
             raise Conflict(f"{self._host} does not hold epoch {wanted.epoch} of volume {volume.name}")
-        snapshot = next_id(await driver.snapshots(volume.name), volume.epoch, self._now())
-        await driver.snapshot(volume.name, snapshot)
-        return snapshot, driver.send(volume.name, snapshot, have)
+        if wanted.if_changed and await driver.unchanged(volume.name, have):
+            return Given("", _nothing(), at)
+        async with self.busy[volume.name]:
+            snapshot = next_id(await driver.snapshots(volume.name), volume.epoch, self._now())
+            await driver.snapshot(volume.name, snapshot)
+        if not have:  # all of it goes: worth knowing how much that is, for who waits
+            self._sizes[volume.name] = await driver.size_bytes(volume.name)
+        await self.look(volume.name)
+        return Given(snapshot, driver.send(volume.name, snapshot, have), at)
 
 
 async def _received(
@@ -288,15 +326,22 @@ async def _received(
     wanted: Wanted,
     have: bytes,
     counted: Callable[[int], None],
-) -> str:
+) -> float:
+    """Receive one snapshot; as of when the copy is equal to the live set, by the giving host's clock."""
     async with source.open(host, wanted, have) as incoming, aclosing(_told(incoming.pieces, counted)) as pieces:
-        await driver.receive(wanted.volume, incoming.snapshot, pieces)
-        return incoming.snapshot
+        if incoming.snapshot:
+            await driver.receive(wanted.volume, incoming.snapshot, pieces)
+        return incoming.at
 
 
 async def _told(pieces: AsyncIterator[bytes], counted: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     async for piece in pieces:
         counted(len(piece))
+        yield piece
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    for piece in tuple[bytes, ...]():
         yield piece
 
 

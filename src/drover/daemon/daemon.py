@@ -6,8 +6,8 @@
     4  session, agent, networks, leadership          each a task; none waits for another
     5  tunnel, API, gateway                          the host answers
 
-On SIGTERM the doors close in the reverse order. Containers stay as they are (P6), and so does the lease while there are
-any: the next daemon goes on with them before it is over. Without containers the lease is given back.
+On SIGTERM the doors close in the reverse order. Containers stay as they are (P6): while there are any, the lease is
+prolonged once, for the next daemon to go on with them; the watchdog fences if none comes. Else the lease is given back.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import uvloop
 
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
+from drover.agent.fence import Fence
 from drover.agent.networks import NetworkKeeper
 from drover.agent.session import Session
 from drover.api.adapters import adapter_routes
@@ -43,7 +44,9 @@ from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.recovery import Recoverer
 from drover.daemon.volumes import PeerVolumes, volume_routes
+from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
+from drover.decide.replicas import successor
 from drover.decide.default_network import default_network_draft
 from drover.decide.tables import wanted_addresses
 from drover.drivers.engine.docker import DockerEngine
@@ -80,9 +83,11 @@ class Daemon:
         self.member = StoreMember(config, endpoints)
         self.store = EtcdStore(self.member.endpoints, self._client_tls)
         self.mirror = Mirror(self.store)
-        self.session = Session(config.name, secrets.token_hex(8), self.store, config.lease_ttl_s, time.time)
+        self.session = Session(
+            config.name, secrets.token_hex(8), self.store, config.lease_ttl_s, time.time, config.self_fence_s
+        )
         self.engine = DockerEngine(str(config.engine_socket))
-        self.network = LinuxNetwork()
+        self.network = LinuxNetwork(joined=False)
         self.names = Responder()
         self.images = PeerImages(config.name, self.mirror, self.engine, self._client_tls)
         self.volumes = PeerVolumes(self.mirror, self._client_tls)
@@ -91,7 +96,10 @@ class Daemon:
         self.keeper = NetworkKeeper(
             config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
         )
-        self.recoverer = Recoverer(self.store, self.mirror, time.time)
+        self.fence = Fence(config.name, self.mirror, self.session, self.agent.view, self.engine, self.network)
+        self.fence.on_open.append(self.keeper.verify)
+        self.agent.guard(self.fence)
+        self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
         duties = [self._note_losses, self.recoverer.recover, self._keep_quorum, self._keep_networks]
         self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
         self.links = self._links(self._client_tls)
@@ -148,6 +156,7 @@ class Daemon:
         self.config.pid_file.write_text(f"{os.getpid()}\n")
         await self.member.start()
         await self._first_picture()
+        self.fence.use(WatchdogLink(self.config.run, self.config.engine_socket))
         self.mirror.on_batch(self._on_batch)
         tasks = [asyncio.create_task(work(), name=work.__qualname__) for work in self._works()]
         try:
@@ -168,6 +177,7 @@ class Daemon:
     def _works(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         return [
             self.session.run,
+            self.fence.run,
             self.agent.run,
             self.keeper.run,
             self.leadership.run,
@@ -196,8 +206,7 @@ class Daemon:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if not any(placement.host == self.config.name for placement in self.mirror.cluster.placements.values()):
-            await self.session.end()
+        await self._leave_lease()
         await self.mirror.stop()
         await self.links.close()
         await self.store.close()
@@ -206,6 +215,14 @@ class Daemon:
         await self.network.close()
         await self.member.stop()
         self.config.pid_file.unlink(missing_ok=True)
+
+    async def _leave_lease(self) -> None:
+        """The next daemon finds the lease held if something depends on it. A host that is cut off has none to leave."""
+        cluster, name = self.mirror.cluster, self.config.name
+        if name not in cluster.hosts or all(placement.host != name for placement in cluster.placements.values()):
+            await self.session.end()
+        elif self.fence.state == "open":
+            await self.session.pause(self.config.restart_pause_s)
 
     # -- what follows the records --------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
     request     query: `epoch`, `snapshot` (empty: a new one), `limit` (bytes per second, 0: none), `compress` (0 or 1)
                 body: what the asking side has (`VolumeDriver.have`), of any length
-    answer      200, the driver's stream, chunked; `Drover-Snapshot` is the snapshot's id
+                `if-changed` (0 or 1)
+    answer      200, the driver's stream, chunked; `Drover-Snapshot` is the snapshot's id (empty: nothing has changed),
+                `Drover-At` the time of the snapshot, in seconds since the Unix epoch
     errors      before the stream: as the API answers errors
                 within it: the connection is cut, which the asking side sees as `Unavailable`
 
@@ -28,6 +30,7 @@ from drover.errors import DroverError, Invalid, Unavailable
 from drover.store.mirror import Mirror
 
 SNAPSHOT_HEADER = "Drover-Snapshot"
+AT_HEADER = "Drover-At"
 PIECE_BYTES = 1024 * 1024
 MAX_HAVE_BYTES = 512 * 1024 * 1024
 CONNECT_DEADLINE_S = 3.0
@@ -65,7 +68,8 @@ class PeerVolumes:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
                 async with aclosing(_pieces(response, host)) as pieces:
-                    yield Incoming(response.headers[SNAPSHOT_HEADER], pieces)
+                    headers = response.headers
+                    yield Incoming(headers[SNAPSHOT_HEADER], pieces, float(headers[AT_HEADER]))
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(host, error) from error
 
@@ -80,6 +84,7 @@ def _query(wanted: Wanted) -> dict[str, str]:
         "snapshot": wanted.snapshot,
         "limit": str(wanted.limit_bytes_s),
         "compress": str(int(wanted.compress)),
+        "if-changed": str(int(wanted.if_changed)),
     }
 
 
@@ -117,10 +122,15 @@ def volume_routes(keeper: VolumeKeeper) -> list[web.RouteDef]:
 async def _serve(request: web.Request, keeper: VolumeKeeper) -> web.StreamResponse:
     """Errors before the first byte are raised, for the API to answer."""
     wanted = _wanted(request)
-    snapshot, stream = await keeper.give(wanted, await _have(request))
-    async with aclosing(stream) as pieces:
+    given = await keeper.give(wanted, await _have(request))
+    async with aclosing(given.pieces) as pieces:
         first = await anext(pieces, b"")
-        response = web.StreamResponse(headers={SNAPSHOT_HEADER: snapshot, "Content-Type": "application/octet-stream"})
+        headers = {
+            SNAPSHOT_HEADER: given.snapshot,
+            AT_HEADER: str(given.at),
+            "Content-Type": "application/octet-stream",
+        }
+        response = web.StreamResponse(headers=headers)
         response.enable_chunked_encoding()
         if wanted.compress:
             response.enable_compression(web.ContentCoding.deflate)
@@ -153,6 +163,7 @@ def _wanted(request: web.Request) -> Wanted:
             snapshot=query.get("snapshot", ""),
             limit_bytes_s=int(query.get("limit", "0")),
             compress=query.get("compress", "0") == "1",
+            if_changed=query.get("if-changed", "0") == "1",
         )
     except (KeyError, ValueError) as error:
         raise Invalid(f"the request for a volume is malformed: {error}", hint="do all hosts run the same drover?")

@@ -45,6 +45,7 @@ from drover.decide import steps as s
 from drover.decide.fence import Restarts, holds_claims, wants_restart
 from drover.decide.moves import active, expected_here, is_over, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
+from drover.decide.replicas import kept_here, spare
 from drover.decide.spare_images import spares
 from drover.model import records as r
 from drover.model.cluster import Cluster
@@ -72,7 +73,8 @@ class Seen(msgspec.Struct, frozen=True):
     """What this host's engine shows. `containers` None: not known (yet), which proves nothing.
 
     `networks` maps ids of ours to engine ids, `volumes` names of ours to the epoch their path has, `live` names to the
-    epoch of the live set on this host's disk, `snapshots` names to the complete snapshots there; `images` are image
+    epoch of the live set on this host's disk, `snapshots` names to the complete snapshots there,
+    `refresh_at` names of volumes with a copy here to the time at which it is due; `images` are image
     ids known to be present;
     `answers` are this host's own last answers, which may be newer than those in the store; `held` maps an object to the
     time before which it must not be tried again. `fenced` are the engine ids of containers that this host's fence
@@ -85,6 +87,7 @@ class Seen(msgspec.Struct, frozen=True):
     volumes: Mapping[str, int] = {}
     live: Mapping[str, int] = {}
     snapshots: Mapping[str, tuple[str, ...]] = {}
+    refresh_at: Mapping[str, float] = {}
     images: frozenset[str] = frozenset()
     answers: Mapping[str, r.Answer] = {}
     held: Mapping[str, float] = {}
@@ -114,9 +117,11 @@ def converge(cluster: Cluster, host: str, seen: Seen, now: float) -> s.Plan:
     _moves(context, steps, waits)
     steps += _strays(context)
     steps += _default_network(context)
+    steps += _spare_image(context)
     steps += _unused_networks(context)
     steps += _removed_volumes(context)
     steps += _volumes_elsewhere(context)
+    steps += _copies(context)
     return _plan(context, steps, waits)
 
 
@@ -126,11 +131,12 @@ def _plan(context: _Context, steps: Iterable[s.Step], waits: list[s.Wait]) -> s.
     again_at = 0.0
     for step in steps:
         until = context.seen.held.get(step.object, 0.0)
-        if isinstance(step, s.StartContainer) and step.due_at > max(until, context.now):
+        if isinstance(step, s.RefreshReplica) and step.due_at > max(until, context.now):
+            again_at = min(again_at, step.due_at) if again_at else step.due_at
+        elif isinstance(step, s.StartContainer) and step.due_at > max(until, context.now):
             again_at = min(again_at, step.due_at) if again_at else step.due_at
             waits.append(s.Wait(step.object, f"ended; started again in {step.due_at - context.now:.1f} s"))
-            continue
-        if until > context.now:
+        elif until > context.now:
             again_at = min(again_at, until) if again_at else until
             waits.append(s.Wait(step.object, f"tried and failed; again in {until - context.now:.1f} s"))
         else:
@@ -272,6 +278,23 @@ def _present(
         needs = _start_needs(context, container)
         _need(container, needs, steps, waits)
         steps += [] if needs else [s.StartContainer(container.id)]
+    elif container.desired == "running" and here.state in ("exited", "dead"):
+        again = list(_again(context, container, here))
+        needs = _start_needs(context, container) if again else []
+        _need(container, needs, steps, waits)
+        steps += [] if needs else again
+
+
+def _again(context: _Context, container: r.Container, here: SeenHere) -> Iterable[s.Step]:
+    """The start of a container that ended: because this host was cut off, or by its own restart policy where the
+    engine must not apply it."""
+    done = context.seen.restarts.get(container.id, Restarts())
+    if here.engine_id in context.seen.fenced:
+        yield s.StartContainer(container.id)
+    elif holds_claims(context.cluster, container) and wants_restart(
+        parse_spec(container.body), here.exit_code, done.count
+    ):
+        yield s.StartContainer(container.id, due_at=done.due_at)
 
 
 def _start_needs(context: _Context, container: r.Container) -> list[s.Step]:
@@ -370,6 +393,16 @@ def _volumes_elsewhere(context: _Context) -> Iterable[s.Step]:
     for name in context.seen.live:
         if name in context.cluster.volumes and name not in held and name not in context.seen.volumes:
             yield s.SetAside(name)
+
+
+def _copies(context: _Context) -> Iterable[s.Step]:
+    """Copies of volumes that are due, and snapshots that nobody needs any more."""
+    for volume in kept_here(context.cluster, context.host):
+        yield s.RefreshReplica(volume.name, context.seen.refresh_at.get(volume.name, 0.0))
+    for name, snapshots in context.seen.snapshots.items():
+        record = context.cluster.volumes.get(name)
+        if record is not None and (gone := spare(context.cluster, context.host, record, snapshots, context.now)):
+            yield s.TidyVolume(name, gone)
 
 
 def _volume_names(cluster: Cluster, container: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ Each step has an `object` (what it is about): the agent runs at most one step pe
     DropVolume       volume/NAME        the engine no longer shows it; the data is not touched
     SetAside         volume/NAME        the live set of a claim that is over is a snapshot
     TidyVolume       volume/NAME        snapshots that nobody needs are gone
+    RefreshReplica   replica/NAME       the copy here is equal to the live set elsewhere
     CopyRounds       move/KEY           the target has nearly all: the move is `stopping`
     StopForMove      container, volume  the source has stopped and set aside: the move is `stopped`
     TakeOver         move/KEY           the target has all and holds the claims: the move is `handed`
@@ -147,6 +148,17 @@ class SetAside(VolumeStep, frozen=True):
 
 class TidyVolume(VolumeStep, frozen=True):
     snapshots: tuple[str, ...]
+
+
+class RefreshReplica(Step, frozen=True):
+    """Bring this host's copy up to date; not before `due_at`."""
+
+    name: str
+    due_at: float = 0.0
+
+    @property
+    def object(self) -> str:
+        return f"replica/{self.name}"
 
 
 class MoveStep(Step, frozen=True):

@@ -33,6 +33,11 @@ from drover.errors import DroverError, NotFound, Unavailable
 _GET_FLAGS = 0x80089419
 """BTRFS_IOC_SUBVOL_GETFLAGS"""
 _READ_ONLY = 2
+_GET_INFO = 0x81F8943C
+"""BTRFS_IOC_GET_SUBVOL_INFO"""
+_INFO_BYTES = 504
+_CTRANSID_AT = 344
+"""In its answer: the transaction of the last change; the one of the creation follows."""
 _SUBVOLUME_INODE = 256
 """The inode number of every subvolume's root."""
 _BTRFS_MAGIC = "btrfs"
@@ -86,6 +91,14 @@ class BtrfsVolumes:
 
     async def have(self, volume: str) -> bytes:
         return "\n".join(await self.snapshots(volume)).encode()
+
+    async def unchanged(self, volume: str, have: bytes) -> bool:
+        layout = self._ready()
+        ours, theirs = await self.snapshots(volume), have.decode().split("\n")
+        live = layout.found_live(volume)
+        if live is None or not ours or ours[-1] != theirs[-1]:
+            return False
+        return _changed_in(live) <= _made_in(layout.snapshot(volume, ours[-1]))
 
     async def send(self, volume: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
         layout = self._ready()
@@ -199,11 +212,23 @@ def is_subvolume(path: Path) -> bool:
 
 def _complete(path: Path) -> bool:
     """Whether a snapshot is there and read-only: a receive that was cut leaves a writable one."""
-    if not is_subvolume(path):
-        return False
+    return is_subvolume(path) and bool(struct.unpack("=Q", _asked(path, _GET_FLAGS, 8))[0] & _READ_ONLY)
+
+
+def _changed_in(path: Path) -> int:
+    """The transaction that last changed anything in a subvolume."""
+    return int(struct.unpack_from("=Q", _asked(path, _GET_INFO, _INFO_BYTES), _CTRANSID_AT)[0])
+
+
+def _made_in(path: Path) -> int:
+    """The transaction that made a snapshot."""
+    return int(struct.unpack_from("=Q", _asked(path, _GET_INFO, _INFO_BYTES), _CTRANSID_AT + 8)[0])
+
+
+def _asked(path: Path, request: int, answer_bytes: int) -> bytes:
+    """What the filesystem answers about a subvolume."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        flags = fcntl.ioctl(handle, _GET_FLAGS, bytes(8))
+        return fcntl.ioctl(handle, request, bytes(answer_bytes))
     finally:
         os.close(handle)
-    return bool(struct.unpack("=Q", flags)[0] & _READ_ONLY)

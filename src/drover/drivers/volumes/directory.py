@@ -95,6 +95,15 @@ class DirectoryVolumes:
         path = self._layout.snapshot(volume, ids[-1])
         return (await asyncio.to_thread(manifest.scan, path, ids[-1])).packed()
 
+    async def unchanged(self, volume: str, have: bytes) -> bool:
+        live = self._layout.found_live(volume)
+        theirs = await asyncio.to_thread(manifest.unpacked, have)
+        if live is None or not theirs.snapshot:
+            return False
+        ours = await asyncio.to_thread(manifest.scan, live, theirs.snapshot)
+        keep = manifest.kept(ours, theirs, taken_at(theirs.snapshot))
+        return len(keep) == len(ours.files) == len(theirs.files) and ours.others == theirs.others
+
     # -- sending -------------------------------------------------------------------------------------------------
 
     async def send(self, volume: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:

@@ -8,6 +8,7 @@ switch                        effect
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 
@@ -37,6 +38,7 @@ class FakeVolumes:
         self.removed: list[str] = []
         self.ensured: list[str] = []
         self.full = False
+        self.slow_s = 0.0
         self.sent_bytes = 0
         self._live: dict[str, tuple[int, dict[str, str]]] = {}
         self._snapshots: defaultdict[str, dict[str, dict[str, str]]] = defaultdict(dict)
@@ -57,7 +59,9 @@ class FakeVolumes:
     def fail_next(self, method: str, error: DroverError) -> None:
         self._failures[method].append(error)
 
-    def _enter(self, method: str) -> None:
+    async def _enter(self, method: str) -> None:
+        """What a call goes through first."""
+        await asyncio.sleep(self.slow_s)
         if self._failures[method]:
             raise self._failures[method].pop(0)
 
@@ -77,7 +81,7 @@ class FakeVolumes:
         return self.path(volume, epoch)
 
     async def ensure(self, volume: str, epoch: int) -> str:
-        self._enter("ensure")
+        await self._enter("ensure")
         path = self._path(volume, epoch)
         if volume not in self._live:
             self._live[volume] = (epoch, {})
@@ -91,7 +95,7 @@ class FakeVolumes:
         return {volume: epoch for volume, (epoch, _) in self._live.items()}
 
     async def snapshot(self, volume: str, snapshot: str) -> None:
-        self._enter("snapshot")
+        await self._enter("snapshot")
         self._snapshots[volume][snapshot] = dict(self._needed(volume))
 
     async def snapshots(self, volume: str) -> list[str]:
@@ -100,8 +104,13 @@ class FakeVolumes:
     async def have(self, volume: str) -> bytes:
         return msgspec.json.encode(await self.snapshots(volume))
 
+    async def unchanged(self, volume: str, have: bytes) -> bool:
+        theirs = msgspec.json.decode(have or b"[]", type=list[str])
+        known = self._snapshots[volume]
+        return bool(theirs) and volume in self._live and known.get(theirs[-1]) == self._live[volume][1]
+
     async def send(self, volume: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
-        self._enter("send")
+        await self._enter("send")
         files = self._found(volume, snapshot)
         theirs = msgspec.json.decode(have or b"[]", type=list[str])
         common = [one for one in await self.snapshots(volume) if one in theirs and one != snapshot]
@@ -111,6 +120,7 @@ class FakeVolumes:
         data = msgspec.json.encode(stream)
         for start in range(0, len(data), 16):
             self.sent_bytes += len(data[start : start + 16])
+            await asyncio.sleep(self.slow_s / 10)
             yield data[start : start + 16]
 
     def _found(self, volume: str, snapshot: str) -> dict[str, str]:
@@ -120,7 +130,7 @@ class FakeVolumes:
         return found
 
     async def receive(self, volume: str, snapshot: str, stream: AsyncIterator[bytes]) -> None:
-        self._enter("receive")
+        await self._enter("receive")
         data = b"".join([piece async for piece in stream])
         if self.full:
             raise DroverError("no space left on device")
@@ -135,14 +145,14 @@ class FakeVolumes:
         self._snapshots[volume].setdefault(snapshot, files)
 
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:
-        self._enter("promote")
+        await self._enter("promote")
         path = self._path(volume, epoch)
         if volume not in self._live:
             self._live[volume] = (epoch, dict(self._found(volume, snapshot)))
         return path
 
     async def demote(self, volume: str, snapshot: str) -> None:
-        self._enter("demote")
+        await self._enter("demote")
         if volume in self._live:
             self._snapshots[volume][snapshot] = self._live.pop(volume)[1]
 

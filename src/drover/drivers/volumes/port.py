@@ -82,6 +82,11 @@ class VolumeDriver(Protocol):
         """What a sender has to know of this side: an answer for `send`, of any length."""
         ...
 
+    async def unchanged(self, volume: str, have: bytes) -> bool:
+        """Whether the live set holds nothing that the newest snapshot of the side that answered `have` does not. In
+        doubt it has changed."""
+        ...
+
     def send(self, volume: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
         """The snapshot as a stream, less what the other side has. Raises `NotFound` if it is not here."""
         ...

@@ -71,6 +71,9 @@ class SharedVolumes:
     async def have(self, volume: str) -> bytes:
         return b""
 
+    async def unchanged(self, volume: str, have: bytes) -> bool:
+        return False
+
     async def send(self, volume: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
         layout = self._ready()
         layout.needed_snapshot(volume, snapshot)

@@ -1,0 +1,205 @@
+"""Three hosts with the production agents, fake engines and fake disks, on virtual time: what moves are tested in.
+
+A writer stands for the container's process: it counts up in a file of the volume, wherever the container runs, and
+remembers what was written. `watch` checks at each look that P1 holds: one live set at most, and no container that runs
+without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from drover.agent.act import Drivers
+from drover.agent.agent import Agent
+from drover.agent.volumes import Incoming, Wanted
+from drover.decide import moves
+from drover.drivers.engine.fake import FakeEngine
+from drover.drivers.engine.fake_images import make_image
+from drover.drivers.network.fake import FakeNetwork
+from drover.drivers.volumes.catalog import Catalog
+from drover.drivers.volumes.fake import FakeVolumes
+from drover.errors import Unavailable
+from drover.model import records as r
+from drover.model.cluster import Change, Cluster, put
+from drover.sim import clock
+from drover.store.memory import MemoryCluster, MemoryStore
+from drover.store.mirror import Mirror
+
+CID = "c" * 64
+HOSTS = ("h1", "h2", "h3")
+DEADLINE_S = 60.0
+
+
+class NoImages:
+    """Every engine has every image already."""
+
+    async def fetch(self, image_id: str, ref: str, progress: Callable[[str], None]) -> None:
+        raise Unavailable("no image travels here")
+
+
+class SimHost:
+    """One host: what survives its agent (engine, disk), and the agent."""
+
+    def __init__(self, world: MoveWorld, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.engine = FakeEngine(seed=name)
+        self.image = self.engine.images.add(make_image([b"base"]), "busybox:latest")
+        self.disk = FakeVolumes()
+        self.store: MemoryStore = world.shared.client()
+        self.mirror = Mirror(self.store)
+        self.linked = True
+        self.task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.mirror.start()
+        catalog = Catalog({"fake": self.disk})
+        drivers = Drivers(self.engine, FakeNetwork("10.0.0.1"), catalog, NoImages(), Streams(self))
+        self.agent = Agent(self.name, self.mirror, self.store, drivers, clock.wall_now)
+        self.task = asyncio.create_task(self.agent.run())
+
+    async def kill_agent(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        self.task = None
+
+    def runs(self) -> bool:
+        found = [one for one in self.engine._containers.values() if one.labels.get("drover.id") == CID]
+        return any(one.state == "running" for one in found)
+
+
+class Streams:
+    """The `VolumeSource` of one host: the other hosts' keepers, called directly."""
+
+    def __init__(self, host: SimHost) -> None:
+        self._host = host
+
+    @asynccontextmanager
+    async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
+        other = self._host.world.hosts[host]
+        self._check(other)
+        given = await other.agent.actor.keeper.give(wanted, have)
+        yield Incoming(given.snapshot, self._pieces(other, given.pieces), given.at)
+
+    async def _pieces(self, other: SimHost, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for piece in pieces:
+            self._check(other)
+            yield piece
+
+    def _check(self, other: SimHost) -> None:
+        if other.task is None or not other.linked or not self._host.linked:
+            raise Unavailable(f"volume data from host {other.name} does not come")
+
+
+class MoveWorld:
+    """The hosts, a container `db` with the volume `data` on h1, and its writer."""
+
+    def __init__(self) -> None:
+        self.shared = MemoryCluster()
+        self.hosts = {name: SimHost(self, name) for name in HOSTS}
+        self.acknowledged = 0
+        self.broken: list[str] = []
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.hosts["h3"].mirror.cluster
+
+    async def start(self) -> None:
+        changes = []
+        for index, name in enumerate(HOSTS, start=1):
+            record = r.Host(name=name, id=name, index=index, address=f"10.0.0.{index}")
+            changes += [put(r.key("hosts", name), record), put(r.key("alive", name), r.Alive(host=name, session="s"))]
+        await self.hosts["h1"].store.commit(changes)
+        for host in self.hosts.values():
+            await host.start()
+        await self.until(lambda now: len(now.host_facts) == len(HOSTS))
+
+    async def run_container(self, volumes: tuple[str, ...] = ("data",), **volume: object) -> None:
+        """Make and start the container on h1."""
+        binds = [f"{name}:/{name}" for name in volumes]
+        body = {"Image": "busybox:latest", "Cmd": ["sleep", "infinity"], "HostConfig": {"Binds": binds}}
+        record = r.Container(
+            id=CID,
+            name="db",
+            image_id=self.hosts["h1"].image,
+            body=json.dumps(body),
+            desired="running",
+            order=r.Order(number=2, verb="start"),
+        )
+        made: list[Change] = [
+            put(r.key("containers", CID), record),
+            put(r.key("names", "db"), r.Name(id=CID)),
+            put(r.key("placements", CID), r.Placement(container=CID, host="h1")),
+        ]
+        made += [
+            put(r.key("volumes", name), r.Volume(**{"name": name, "body": "", "host": "h1", **volume}))
+            for name in volumes
+        ]
+        await self.hosts["h1"].store.commit(made)
+        await self.until(lambda now: (seen := now.facts_of(CID)) is not None and seen.state == "running")
+
+    async def begin(self, target: str) -> None:
+        cluster = await self.hosts["h3"].store.snapshot()
+        commit = moves.begin_container(cluster, cluster.containers[CID], moves.Asked(target=target), clock.wall_now())
+        revision = await self.hosts["h3"].store.commit(commit.changes, commit.expect)
+        await self.hosts["h3"].mirror.reached(revision, DEADLINE_S)
+
+    async def cancel(self) -> None:
+        cluster = await self.hosts["h3"].store.snapshot()
+        commit = moves.cancelled(cluster, CID, "it was cancelled")
+        revision = await self.hosts["h3"].store.commit(commit.changes, commit.expect)
+        await self.hosts["h3"].mirror.reached(revision, DEADLINE_S)
+
+    async def ended(self) -> r.Move:
+        """The move when it has ended, and the container runs where it should."""
+        move = await self.until(lambda now: (m := now.moves.get(CID)) and m.phase in moves.ENDED and m)
+        await self.until(lambda now: (seen := now.facts_of(CID)) is not None and seen.state == "running")
+        return move
+
+    async def until(self, condition: Callable[[Cluster], object]) -> object:
+        return await self.hosts["h3"].mirror.until(condition, DEADLINE_S, "what the test waits for")
+
+    async def write_and_watch(self) -> None:
+        """The process in the container, and the judge of P1, for ever."""
+        while True:
+            live = [host.name for host in self.hosts.values() if "data" in host.disk.present]
+            running = [host.name for host in self.hosts.values() if host.runs()]
+            if len(live) > 1 or len(running) > 1 or not set(running) <= set(live):
+                self.broken.append(f"live on {live}, running on {running}")
+            for name in set(running) & set(live):
+                self.acknowledged += 1
+                self.hosts[name].disk.write("data", "count", str(self.acknowledged))
+            await asyncio.sleep(0.03)
+
+    def where(self) -> str:
+        return self.cluster.host_of(CID) or ""
+
+    def check(self) -> None:
+        """P1 held throughout, and the last acknowledged write is where the container runs."""
+        assert self.broken == []
+        assert [host.name for host in self.hosts.values() if host.runs()] == [self.where()]
+        assert self.cluster.volumes["data"].host == self.where()
+        assert self.hosts[self.where()].disk.read("data")["count"] == str(self.acknowledged)
+        assert self.acknowledged > 0
+
+
+def on_virtual_time(scene: Callable[[MoveWorld], Awaitable[None]], slow_s: float = 0.0) -> None:
+    """Run a scene in a world whose container runs on h1 and writes."""
+
+    async def main() -> None:
+        world = MoveWorld()
+        await world.start()
+        for host in world.hosts.values():
+            host.disk.slow_s = host.engine.slow_s = slow_s
+        await world.run_container()
+        judge = asyncio.create_task(world.write_and_watch())
+        await asyncio.sleep(0.1)
+        await scene(world)
+        judge.cancel()
+        await asyncio.gather(judge, return_exceptions=True)
+
+    clock.run(main())

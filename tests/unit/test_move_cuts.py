@@ -1,0 +1,161 @@
+"""Moves cut at every point: whatever dies, one writer at most, and the last acknowledged write is found again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from move_world import CID, MoveWorld, on_virtual_time
+
+from drover.errors import DroverError
+
+SLOW_S = 0.05
+"""How long each call of an engine or disk takes: a move then lasts about two seconds, all of it within some call."""
+INSTANTS = [round(0.09 * number, 2) for number in range(25)]
+Accident = Callable[[MoveWorld], Awaitable[None]]
+
+
+def test_data_and_container_move_and_come_back() -> None:
+    async def scene(world: MoveWorld) -> None:
+        for target in ("h2", "h3", "h1", "h2"):
+            await world.begin(target)
+            move = await world.ended()
+            assert (move.phase, world.where()) == ("done", target)
+        await asyncio.sleep(60)
+        world.check()
+        leftovers = {name: host.disk.present for name, host in world.hosts.items() if name != "h2"}
+        assert leftovers == {"h1": set(), "h3": set()}
+        assert world.hosts["h1"].disk.ensured == ["data"]
+        assert world.hosts["h2"].disk.ensured == []
+        for host in ("h1", "h3"):
+            assert "data" not in await world.hosts[host].engine.volumes()
+            assert await world.hosts[host].engine.containers() == []
+
+    on_virtual_time(scene)
+
+
+def test_snapshots_do_not_pile_up() -> None:
+    async def scene(world: MoveWorld) -> None:
+        for target in ("h2", "h1", "h2", "h1"):
+            await world.begin(target)
+            await world.ended()
+        await asyncio.sleep(300)
+        kept = [len(await host.disk.snapshots("data")) for host in world.hosts.values()]
+        assert max(kept) <= 12  # those of the last half minute, and what the next streams build on
+
+    on_virtual_time(scene)
+
+
+def test_a_cancelled_move_leaves_it_running_where_it_was() -> None:
+    async def scene(world: MoveWorld) -> None:
+        await world.begin("h2")
+        await asyncio.sleep(0.3)
+        await world.cancel()
+        move = await world.ended()
+        assert (move.phase, move.why, world.where()) == ("aborted", "it was cancelled", "h1")
+        await asyncio.sleep(5)
+        world.check()
+        assert await world.hosts["h2"].engine.containers() == []
+
+    on_virtual_time(scene, SLOW_S)
+
+
+def test_a_full_disk_aborts_with_its_words() -> None:
+    async def scene(world: MoveWorld) -> None:
+        world.hosts["h2"].disk.full = True
+        await world.begin("h2")
+        move = await world.ended()
+        assert (move.phase, move.why, world.where()) == ("aborted", "no space left on device", "h1")
+        world.check()
+
+    on_virtual_time(scene)
+
+
+async def _target_agent_dies(world: MoveWorld) -> None:
+    await world.hosts["h2"].kill_agent()
+    await asyncio.sleep(1)
+    await world.hosts["h2"].start()
+
+
+async def _source_agent_dies(world: MoveWorld) -> None:
+    await world.hosts["h1"].kill_agent()
+    await asyncio.sleep(1)
+    await world.hosts["h1"].start()
+
+
+async def _both_agents_die(world: MoveWorld) -> None:
+    await world.hosts["h1"].kill_agent()
+    await world.hosts["h2"].kill_agent()
+    await asyncio.sleep(1)
+    await world.hosts["h2"].start()
+    await world.hosts["h1"].start()
+
+
+async def _link_is_cut(world: MoveWorld) -> None:
+    world.hosts["h2"].linked = False
+    await asyncio.sleep(1)
+    world.hosts["h2"].linked = True
+
+
+async def _source_engine_dies(world: MoveWorld) -> None:
+    world.hosts["h1"].engine.down = True
+    await asyncio.sleep(1)
+    world.hosts["h1"].engine.down = False
+
+
+async def _target_engine_dies(world: MoveWorld) -> None:
+    world.hosts["h2"].engine.down = True
+    await asyncio.sleep(1)
+    world.hosts["h2"].engine.down = False
+
+
+async def _target_loses_the_store(world: MoveWorld) -> None:
+    world.hosts["h2"].store.cut = True
+    await asyncio.sleep(1)
+    world.hosts["h2"].store.cut = False
+
+
+async def _source_loses_the_store(world: MoveWorld) -> None:
+    world.hosts["h1"].store.cut = True
+    await asyncio.sleep(1)
+    world.hosts["h1"].store.cut = False
+
+
+async def _somebody_cancels(world: MoveWorld) -> None:
+    try:
+        await world.cancel()
+    except DroverError:
+        assert world.cluster.moves[CID].phase in ("handed", "done")
+
+
+ACCIDENTS: list[Accident] = [
+    _target_agent_dies,
+    _source_agent_dies,
+    _both_agents_die,
+    _link_is_cut,
+    _source_engine_dies,
+    _target_engine_dies,
+    _target_loses_the_store,
+    _source_loses_the_store,
+    _somebody_cancels,
+]
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda one: one.__name__.strip("_"))
+def test_cut_at_every_point(accident: Accident) -> None:
+    for instant_s in INSTANTS:
+        _cut_once(accident, instant_s)
+
+
+def _cut_once(accident: Accident, instant_s: float) -> None:
+    async def scene(world: MoveWorld) -> None:
+        await world.begin("h2")
+        await asyncio.sleep(instant_s)
+        await accident(world)
+        move = await world.ended()
+        await asyncio.sleep(10)
+        assert world.where() == ("h2" if move.phase == "done" else "h1"), f"cut after {instant_s} s"
+        world.check()
+
+    on_virtual_time(scene, SLOW_S)
