@@ -5,7 +5,8 @@ import json
 import pytest
 
 from drover.decide import steps as s
-from drover.decide.converge import REFUSED_KEPT_S, Seen, SeenHere, converge
+from drover.decide.converge import REFUSED_KEPT_S, Seen, SeenHere, converge, running_strays
+from drover.decide.fence import Restarts
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, put
 
@@ -150,3 +151,86 @@ def test_a_held_object_waits_and_says_when() -> None:
     assert plan.steps == ()
     assert plan.again_at == NOW + 3
     assert "again in 3.0 s" in plan.waits[0].sentence
+
+
+def ended(policy: str, *, tries: int = 0, **container: object) -> Cluster:
+    """A started claim holder with a restart policy."""
+    restart = {"Name": policy, "MaximumRetryCount": tries}
+    fixed = {"EndpointsConfig": {"bridge": {"IPAMConfig": {"IPv4Address": "10.44.0.9"}}}}
+    body: dict[str, object] = {"HostConfig": {"RestartPolicy": restart}, "NetworkingConfig": fixed}
+    done = facts(engine_id="e1", answer=r.Answer(number=2, status=204))
+    return cluster_with(done, body=body, **(order(2, "start") | container))
+
+
+def exit_with(code: int) -> dict[str, SeenHere]:
+    return {CID: SeenHere("e1", "exited", 2, code)}
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "again"),
+    [
+        ("no", 1, False),
+        ("on-failure", 0, False),
+        ("on-failure", 1, True),
+        ("always", 0, True),
+        ("unless-stopped", 0, True),
+    ],
+)
+def test_a_claim_holder_that_ended_is_started_by_the_agent_as_its_policy_says(
+    policy: str, code: int, again: bool
+) -> None:
+    wanted = [s.StartContainer(CID)] if again else []
+    assert steps(ended(policy), containers=exit_with(code)) == wanted
+
+
+def test_a_restart_waits_until_it_is_due_and_its_tries_end() -> None:
+    cluster = ended("on-failure", tries=3)
+    soon = {"containers": exit_with(1), "images": frozenset({IMAGE}), "restarts": {CID: Restarts(2, due_at=NOW + 4)}}
+    plan = converge(cluster, "h1", Seen(**soon), NOW)
+    assert (plan.steps, plan.again_at) == ((), NOW + 4)
+    assert "ended; started again in 4.0 s" in plan.waits[0].sentence
+    assert steps(cluster, containers=exit_with(1), restarts={CID: Restarts(3)}) == []
+
+
+def test_a_stopped_claim_holder_stays_stopped() -> None:
+    assert steps(ended("always", desired="stopped"), containers=exit_with(0)) == []
+
+
+def test_what_the_fence_stopped_runs_again_whatever_its_policy() -> None:
+    assert steps(ended("no"), containers=exit_with(137), fenced=frozenset({"e1"})) == [s.StartContainer(CID)]
+    assert steps(ended("no"), containers=exit_with(137), fenced=frozenset({"e0"})) == []
+
+
+def test_an_engine_restarts_containers_without_claims_itself() -> None:
+    body = {"HostConfig": {"RestartPolicy": {"Name": "always"}}}
+    done = facts(engine_id="e1", answer=r.Answer(number=2, status=204))
+    assert steps(cluster_with(done, body=body, **order(2, "start")), containers=exit_with(1)) == []
+
+
+def test_a_spare_image_is_fetched_one_at_a_time() -> None:
+    others = [("d" * 64, "sha256:2"), ("f" * 64, "sha256:3")]
+    changes = []
+    for host in ("h1", "h2"):
+        changes += [put(r.key("hosts", host), r.Host(name=host, id=host, index=int(host[1]), address="10.0.0.1"))]
+        changes += [put(r.key("alive", host), r.Alive(host=host, session="s"))]
+        changes += [put(r.key("host_facts", host), r.HostFacts(host=host))]
+    for one, image in others:
+        record = r.Container(id=one, name=one[:2], image_id=image, body='{"Image": "app"}', desired="running")
+        changes += [
+            put(r.key("containers", one), record),
+            put(r.key("placements", one), r.Placement(container=one, host="h2")),
+            put(r.key("container_facts", "h2", one), r.ContainerFacts(container=one, host="h2", engine_id="e9")),
+        ]
+    cluster = Cluster().apply(1, changes)
+    assert steps(cluster) == [s.KeepImage("d" * 64, "app", "sha256:2")]
+    assert steps(cluster, images=frozenset({"sha256:2"})) == [s.KeepImage("f" * 64, "app", "sha256:3")]
+    assert steps(cluster, held={"image/sha256:2": NOW + 1}) == [s.KeepImage("f" * 64, "app", "sha256:3")]
+    assert steps(cluster, images=frozenset({"sha256:2", "sha256:3"})) == []
+
+
+def test_strays_that_run_are_told_from_those_that_do_not() -> None:
+    cluster = cluster_with(put(r.key("placements", CID), r.Placement(container=CID, host="h2", epoch=2)))
+    assert running_strays(cluster, "h1", Seen(containers=here("running"))) == ["e1"]
+    assert running_strays(cluster, "h1", Seen(containers=here("exited"))) == []
+    assert running_strays(cluster, "h1", Seen(strays={"e2": SeenHere("e2", "paused")}, containers={})) == ["e2"]
+    assert running_strays(cluster_with(), "h1", Seen(containers=here("running"))) == []

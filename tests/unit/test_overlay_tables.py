@@ -18,8 +18,8 @@ from drover.decide.overlay import (
     peers,
     realised,
 )
-from drover.model.cluster import Cluster, put
-from drover.model.records import Address, Host, Network, Placement, key
+from drover.model.cluster import Cluster, delete, put
+from drover.model.records import Address, Alive, Host, Network, Placement, key
 
 APP = Network(id="n" * 64, name="app", body="{}", subnet="10.44.0.0/16", gateway="10.44.0.1", vni=4096)
 
@@ -30,6 +30,7 @@ def cluster_of(placed: Mapping[str, str], networks: tuple[Network, ...] = (APP,)
     for number in range(1, hosts + 1):
         host = Host(name=f"h{number}", id=f"i{number}", index=number, address=f"10.94.0.{number}")
         changes.append(put(key("hosts", host.name), host))
+        changes.append(put(key("alive", host.name), Alive(host=host.name, session="s")))
     for ip, host_name in placed.items():
         claim = Address(network=networks[0].id, ip=ip, container=f"c-{ip}", mac=mac_of(ip))
         changes.append(put(key("addresses", claim.network, ip), claim))
@@ -191,5 +192,7 @@ def test_a_body_of_nulls_is_an_empty_one() -> None:
     assert made["IPAM"]["Config"][0]["Subnet"] == "10.44.0.0/16"
 
 
-def test_peers_are_all_other_members() -> None:
-    assert peers(cluster_of({}), "h2") == {"10.94.0.1", "10.94.0.3"}
+def test_peers_are_the_other_members_whose_lease_is_held() -> None:
+    cluster = cluster_of({})
+    assert peers(cluster, "h2") == {"10.94.0.1", "10.94.0.3"}
+    assert peers(cluster.apply(2, [delete(key("alive", "h3"))]), "h2") == {"10.94.0.1"}

@@ -7,6 +7,7 @@ one Docker.
 
     state              the agent
     store away         goes on observing; changes nothing (running containers go on), says so in `status`
+    lease away         as its `Fence` says: nothing, or only the removal of what runs elsewhere now
     engine away        reports `engine_ok: false`, knows nothing of it, asks again every RETRY_S
     step fails         holds the object: HOLD_MIN_S, doubling to HOLD_MAX_S; a waiting order is answered instead
 """
@@ -20,6 +21,7 @@ import msgspec
 import structlog
 
 from drover.agent.act import Actor, Drivers
+from drover.agent.fence import Fence
 from drover.agent.report import Reporter
 from drover.agent.view import View
 from drover.agent.volumes import VOLUME_LABEL
@@ -67,11 +69,12 @@ class Agent:
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, int] = {}
-        self.view = View()
+        self.view = View(now)
         self.reporter = Reporter(store, now)
         self.actor = Actor(host, mirror, self.view, self.reporter, drivers, now)
         self.waits: tuple[s.Wait, ...] = ()
         self.engine_error = ""
+        self._fence: Fence | None = None
 
     async def run(self) -> None:
         """Until cancelled. Containers are left as they are when it ends (P6)."""
@@ -82,8 +85,19 @@ class Agent:
                 group.create_task(self._observe())
                 group.create_task(self._loop())
         finally:
-            for task in self._busy.values():
-                task.cancel()
+            self.abandon()
+
+    def guard(self, fence: Fence) -> None:
+        """Have `fence` say what may be done: without one everything may."""
+        self._fence = self.actor.fence = fence
+        fence.on_shut.append(self.abandon)
+        fence.on_look.append(self.wake)
+        fence.on_open.append(self.wake)
+
+    def abandon(self) -> None:
+        """Let go of every step under way: this host may be cut off, and others may take over."""
+        for task in self._busy.values():
+            task.cancel()
 
     def wake(self) -> None:
         self._wake.set()
@@ -180,8 +194,11 @@ class Agent:
     def _pass(self) -> float:
         plan = converge(self._mirror.cluster, self._host, self.view.seen(), self._now())
         self.waits = plan.waits
+        if self._fence is not None:
+            self._fence.tell()
         for step in plan.steps:
-            self._begin(step)
+            if self._fence is None or self._fence.allows(stray=isinstance(step, s.RemoveStray)):
+                self._begin(step)
         return plan.again_at
 
     def _begin(self, step: s.Step) -> None:

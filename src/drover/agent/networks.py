@@ -27,7 +27,7 @@ from drover.store.waking import woken
 log = structlog.get_logger()
 
 FOLLOWED = frozenset(("addresses", "placements", "hosts", "networks", "containers", "container_facts"))
-FOLLOWED |= {"network_facts", "ports", "service_addresses"}
+FOLLOWED |= {"network_facts", "ports", "service_addresses", "alive"}
 VERIFY_S = 30.0
 RETRY_S = 1.0
 Names = Mapping[str, tuple[str, ...]]
@@ -65,22 +65,27 @@ class NetworkKeeper:
         self._started: dict[str, frozenset[tuple[str, str]]] = {}
         self._peers: frozenset[str] = frozenset()
         self._mtu_bytes = 0
+        self._verified_at = float("-inf")
+
+    def verify(self) -> None:
+        """Read the kernel's tables soon: they may have changed with the devices."""
+        self._verified_at = float("-inf")
+        self._wake.set()
 
     async def run(self) -> None:
         """Follow the records for ever; every VERIFY_S read the kernel's tables too, and repair."""
         self._mirror.on_batch(self._on_batch)
-        verified_at = float("-inf")
         loop = asyncio.get_running_loop()
         while True:
-            verify = loop.time() - verified_at >= VERIFY_S
+            verify = loop.time() - self._verified_at >= VERIFY_S
             delay = RETRY_S
             try:
+                self._verified_at = loop.time() if verify else self._verified_at
                 await self._follow(verify)
-                verified_at = loop.time() if verify else verified_at
                 delay = VERIFY_S
             except DroverError as error:
                 log.warning("a network could not be brought up to date", error=error.message)
-                verified_at = float("-inf")
+                self._verified_at = float("-inf")
             await woken(self._wake, delay)
 
     def _on_batch(self, batch: Batch) -> None:

@@ -26,7 +26,9 @@ DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """One host's configuration. `store_endpoints`: client URLs of the store's members to begin with; with
-    `store_managed` the daemon runs a member itself when asked to, and follows the `members` records."""
+    `store_managed` the daemon runs a member itself when asked to, and follows the `members` records. `lease_ttl_s`:
+    how long the others wait for this host, of which it uses `self_fence_s` itself; `restart_pause_s`: how long they
+    wait for the next daemon when this one ends in order."""
 
     name: str
     id: str
@@ -43,6 +45,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     store_managed: bool = True
     store_endpoints: tuple[str, ...] = ()
     lease_ttl_s: float = 4.0
+    self_fence_s: float = 2.5
+    restart_pause_s: float = 20.0
     socket_group: str = "docker"
     volume_pool: str = ""
     """A file with a btrfs filesystem in which volumes are kept (empty: none)."""

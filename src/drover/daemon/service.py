@@ -19,7 +19,8 @@ UNIT_PATH = Path("/etc/systemd/system") / UNIT
 SYSTEMD_RUNS = Path("/run/systemd/system")
 STOP_DEADLINE_S = 20.0
 
-# KillMode=mixed ends the store's member with the daemon; containers are not in this unit and go on (P6).
+# KillMode=process leaves the watchdog alone, which fences if the next daemon does not come. The store's member ends
+# with the daemon by itself (parent-death signal); containers are not in this unit and go on (P6).
 _UNIT_TEXT = """\
 [Unit]
 Description=Drover: several Docker hosts behave as one Docker
@@ -31,7 +32,7 @@ Wants=network-online.target
 ExecStart={command}
 Restart=always
 RestartSec=1
-KillMode=mixed
+KillMode=process
 LimitNOFILE=65536
 OOMScoreAdjust=-900
 {runtime}

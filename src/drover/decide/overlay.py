@@ -200,8 +200,9 @@ def _remotes(
 
 
 def peers(cluster: Cluster, host: str) -> frozenset[str]:
-    """The underlay addresses from which `host` accepts VXLAN: those of all other members."""
-    return frozenset(other.address for name, other in cluster.hosts.items() if name != host)
+    """The underlay addresses from which `host` accepts VXLAN: those of all other members whose lease is held. A host
+    that lost its lease and does not know it yet is not heard, whatever addresses its containers still think to have."""
+    return frozenset(other.address for name, other in cluster.hosts.items() if name != host and name in cluster.alive)
 
 
 @lru_cache(maxsize=4096)

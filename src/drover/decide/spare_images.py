@@ -79,8 +79,10 @@ def _havers(cluster: Cluster, users: list[r.Container]) -> frozenset[str]:
 def _chosen(cluster: Cluster, users: list[r.Container], image: str, able: frozenset[str]) -> frozenset[str]:
     """The hosts that keep spares: as many as are missing, by weight."""
     have = _havers(cluster, users) & able
+    if len(have) >= COPIES:
+        return frozenset()
     others = sorted(able - have, key=lambda host: _weight(image, host))
-    return frozenset(others[: max(0, COPIES - len(have))])
+    return frozenset(others[: COPIES - len(have)])
 
 
 def _weight(image: str, host: str) -> bytes:

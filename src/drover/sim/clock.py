@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -36,9 +36,11 @@ class _Jump(selectors.SelectSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """`time()` starts at 0 and moves only when everybody waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, after_each: Callable[[], None] = lambda: None) -> None:
+        """`after_each` is called after each round of callbacks; what it raises ends the run."""
         self._jump = _Jump()
         self._virtual = 0.0
+        self.after_each = after_each
         super().__init__(self._jump)
 
     def time(self) -> float:
@@ -49,6 +51,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         asked, self._jump.asked_s = self._jump.asked_s, 0.0
         if asked is None and not self._ready:  # type: ignore[attr-defined]
             raise Deadlock("every task waits for something that no timer will bring")
+        self.after_each()
         self._virtual += asked or 0.0
 
 
@@ -65,6 +68,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    if isinstance(loop, VirtualLoop):
+        loop.after_each = lambda: None
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

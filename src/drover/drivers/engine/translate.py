@@ -6,6 +6,7 @@ not in this table, known or unknown, keep their JSON values:
 
     field                                        becomes
     Labels                                       plus `drover.id` and `drover.epoch`
+    HostConfig.RestartPolicy                     `no` where the container holds claims: its host's agent starts it again
     Hostname                                     the short cluster id, if empty and the container has a name of its own
     Image                                        the image's id if named by digest: a moved image keeps no digest
     Env                                          without `constraint:` and `affinity:` entries
@@ -34,6 +35,7 @@ from typing import Any
 import msgspec
 
 from drover.decide.default_network import DEFAULT_MODE, is_on_default
+from drover.decide.fence import holds_claims
 from drover.decide.names import resolvers
 from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME, is_overlay, mac_of
 from drover.decide.ports import is_published_by_cluster
@@ -47,6 +49,7 @@ SHORT_ID = 12
 SHARED = "container:"
 MODES = ("NetworkMode", "PidMode", "IpcMode")
 PUBLISHING = ("PortBindings", "PublishAllPorts")
+NO_RESTART = {"Name": "no", "MaximumRetryCount": 0}
 
 
 class FixedAddress(msgspec.Struct, frozen=True):
@@ -73,6 +76,8 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the engine publishes the ports."""
     service: str = ""
     """The name that only Drover answers for."""
+    restarts: bool = True
+    """Whether the engine may start the container again by itself."""
 
 
 def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str], cluster: Cluster) -> dict[str, Any]:
@@ -90,6 +95,7 @@ def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str
         default_network=DEFAULT_NETWORK_NAME if is_on_default(cluster, record.id) else "",
         publishes=not is_published_by_cluster(cluster, record),
         service=service_name(service_of(parse_spec(record.body).labels)),
+        restarts=not holds_claims(cluster, record),
     )
     return translated(json.loads(record.body or "{}"), translation)
 
@@ -117,6 +123,8 @@ def translated(body: Mapping[str, Any], translation: Translation) -> dict[str, A
         host["Dns"] = list(translation.name_servers)
     if not translation.publishes:
         host = {name: value for name, value in host.items() if name not in PUBLISHING}
+    if host.get("RestartPolicy") and not translation.restarts:
+        host["RestartPolicy"] = NO_RESTART
     labels = {ID_LABEL: translation.id, EPOCH_LABEL: str(translation.epoch)}
     result["Labels"] = {**(result.get("Labels") or {}), **labels}
     if not result.get("Hostname") and _has_own_name(host):

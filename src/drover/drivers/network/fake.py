@@ -24,6 +24,10 @@ class FakeNetwork:
         self.peers: frozenset[str] | None = None
         self.tables: Tables | None = None
         self.turning: set[int] = set()
+        self.joined = True
+
+    async def join_hosts(self, joined: bool) -> None:
+        self.joined = joined
 
     async def mtu_bytes(self, underlay: str) -> int:
         if self.underlay not in ("", underlay):
@@ -58,7 +62,9 @@ class FakeNetwork:
 
     async def seen(self) -> Mapping[int, SeenNetwork]:
         return {
-            vni: SeenNetwork(id=net.id, vni=vni, complete=True, mtu_bytes=net.mtu_bytes, remotes=self.remotes[vni])
+            vni: SeenNetwork(
+                id=net.id, vni=vni, complete=self.joined, mtu_bytes=net.mtu_bytes, remotes=self.remotes[vni]
+            )
             for vni, net in self.realised.items()
         }
 

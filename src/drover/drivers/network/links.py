@@ -76,10 +76,20 @@ def find(ip: IPRoute, name: str) -> Link | None:
         raise
 
 
-def realise(ip: IPRoute, net: RealNetwork) -> tuple[Devices, bool]:
-    """Make or repair a network's devices. Returns their indexes, and whether entries may have been lost by it."""
+def set_vxlans(ip: IPRoute, up: bool) -> bool:
+    """Switch the VXLAN devices of all networks; true if any was not so."""
+    found = [find(ip, f"dx{vni}") for vni, _ in bridges(ip)]
+    wrong = [link for link in found if link is not None and link.up != up]
+    for link in wrong:
+        ip.link("set", index=link.index, state="up" if up else "down")
+    return bool(wrong)
+
+
+def realise(ip: IPRoute, net: RealNetwork, joined: bool = True) -> tuple[Devices, bool]:
+    """Make or repair a network's devices. Returns their indexes, and whether entries may have been lost by it. Unless
+    `joined`, the VXLAN device is not switched on."""
     bridge, bridge_changed = _bridge(ip, net)
-    vxlan, vxlan_changed = _vxlan(ip, net, bridge)
+    vxlan, vxlan_changed = _vxlan(ip, net, bridge, joined)
     addresses_changed = _addresses(ip, net, bridge)
     _route(ip, net, bridge)
     set_sysctls({"ipv4/conf/all/send_redirects": "0", f"ipv4/conf/{net.bridge}/send_redirects": "0"})
@@ -110,7 +120,7 @@ def _bridge(ip: IPRoute, net: RealNetwork) -> tuple[int, bool]:
     return link.index, _settle(ip, net, link, net.gateway_mac) or made
 
 
-def _vxlan(ip: IPRoute, net: RealNetwork, bridge: int) -> tuple[int, bool]:
+def _vxlan(ip: IPRoute, net: RealNetwork, bridge: int, joined: bool) -> tuple[int, bool]:
     wanted = {"vxlan_id": net.vni, "vxlan_local": net.underlay, "vxlan_port": net.port, "vxlan_learning": 0}
     made = _made(ip, net.vxlan, "vxlan", wanted, {"address": net.host_mac, "mtu": net.mtu_bytes})
     link = _existing(ip, net.vxlan)
@@ -120,7 +130,7 @@ def _vxlan(ip: IPRoute, net: RealNetwork, bridge: int) -> tuple[int, bool]:
         made = True
     if any(link.port.get(name) != value for name, value in PORT_OPTIONS.items()):
         ip.brport("set", index=link.index, **PORT_OPTIONS)
-    return link.index, _settle(ip, net, link, net.host_mac) or made
+    return link.index, _settle(ip, net, link, net.host_mac, joined) or made
 
 
 def _made(ip: IPRoute, name: str, kind: str, fixed: dict[str, Any], initial: dict[str, Any]) -> bool:
@@ -142,14 +152,14 @@ def _existing(ip: IPRoute, name: str) -> Link:
     return link
 
 
-def _settle(ip: IPRoute, net: RealNetwork, link: Link, mac: str) -> bool:
-    """MAC, MTU, alias, no IPv6, up. True if a change drops the entries of the device."""
+def _settle(ip: IPRoute, net: RealNetwork, link: Link, mac: str, up: bool = True) -> bool:
+    """MAC, MTU, alias, no IPv6, and (with `up`) up. True if a change drops the entries of the device."""
     _set_sysctl(f"ipv6/conf/{link.name}/disable_ipv6", "1")
     wanted = {"address": mac, "mtu": net.mtu_bytes, "ifalias": ALIAS + net.id}
     wrong = {name: value for name, value in wanted.items() if getattr(link, name) != value}
     if wrong:
         ip.link("set", index=link.index, **wrong)
-    if not link.up:
+    if up and not link.up:
         ip.link("set", index=link.index, state="up")
     return "address" in wrong or not link.up
 

@@ -32,7 +32,9 @@ T = TypeVar("T")
 class LinuxNetwork:
     """The kernel of the network namespace that `LinuxNetwork` was first used in."""
 
-    def __init__(self) -> None:
+    def __init__(self, joined: bool = True) -> None:
+        """Unless `joined`, new VXLAN devices stay down, and those that are there are left alone, until `join_hosts`."""
+        self._joined = joined
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
         self._ip: IPRoute | None = None
         self._neighbours: NeighbourSocket | None = None
@@ -70,6 +72,9 @@ class LinuxNetwork:
     async def doubts(self, tables: Tables) -> list[str]:
         return await self._run(lambda: _doubts(tables))
 
+    async def join_hosts(self, joined: bool) -> None:
+        await self._run(lambda: self._join_hosts(joined))
+
     async def remove(self, vni: int) -> None:
         await self._run(lambda: self._remove(vni))
 
@@ -103,7 +108,7 @@ class LinuxNetwork:
         return self._neighbours
 
     def _realise(self, net: RealNetwork) -> None:
-        devices, doubtful = links.realise(self._route(), net)
+        devices, doubtful = links.realise(self._route(), net, self._joined)
         if doubtful or self._devices.get(net.vni) != devices:
             self._written.pop(net.vni, None)
         self._devices[net.vni] = devices
@@ -146,6 +151,11 @@ class LinuxNetwork:
         self._tables = self._image = None
         services.refuse_redirected()
         packet_filter.apply(packet_filter.purge_script())
+
+    def _join_hosts(self, joined: bool) -> None:
+        self._joined = joined
+        if links.set_vxlans(self._route(), up=joined):
+            self._written.clear()
 
     def _remove(self, vni: int) -> None:
         self._devices.pop(vni, None)

@@ -11,6 +11,7 @@ starts (host, engine, daemon) does not matter. Two implementations pass one cont
     when a backend comes or goes             set_services
     when a container starts                  let_turn
     after the engine's network is removed    remove
+    when this host's lease is over, or back  join_hosts
     when a host leaves the cluster           purge
 
 Nothing is undone when the daemon stops: traffic goes on without it (P6). Methods raise `Forbidden` without the right
@@ -78,6 +79,11 @@ class NetworkDriver(Protocol):
 
     async def doubts(self, tables: Tables) -> list[str]:
         """What the kernel has otherwise than `set_services(tables)` would leave it; one phrase each."""
+        ...
+
+    async def join_hosts(self, joined: bool) -> None:
+        """Join this host's networks with the other hosts', or (false) cut them off: containers here then reach only
+        each other. Holds for networks realised later, too. What was written before must be written anew after it."""
         ...
 
     async def remove(self, vni: int) -> None:
