@@ -36,10 +36,16 @@ def prepare(out: Path) -> Path:
     if not python.exists():
         subprocess.run(["python3", "-m", "venv", str(out / "venv")], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PINS], check=True)
-    home = out / "home/.docker"
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "config.json").write_text("{}")
     return python
+
+
+def clean_home(out: Path) -> Path:
+    """A new HOME: what a run leaves there (contexts) would fail the next."""
+    home = out / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    (home / ".docker").mkdir(parents=True)
+    (home / ".docker/config.json").write_text("{}")
+    return home
 
 
 def docker(socket: Path, *arguments: str) -> None:
@@ -69,7 +75,7 @@ def run(
     bind = ["sh", "-c", 'mount --bind "$0" /var/run/docker.sock && exec "$@"', str(socket)]
     environment = {
         **os.environ,
-        "HOME": str(out / "home"),
+        "HOME": str(clean_home(out)),
         "DOCKER_HOST": f"unix://{socket}",
         "DOCKER_TEST_API_VERSION": API_VERSION,
     }
