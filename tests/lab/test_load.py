@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(LOAD_S + 180)]
 CLIENTS = 500
 CALL_DEADLINE_S = 60.0
 GROWTH_BYTES = 100 * 1024**2
-LARGE_MB = 300
+LARGE, LARGE_MB = "large", 300
 GARBAGE = (b"\x16\x03\x01\x02\x00\x01" + bytes(200), b"GET\r\n\r\n", b"NONSENSE " * 10_000, b"\r\n" * 50_000)
 
 
@@ -47,14 +47,17 @@ def resident_bytes(host: LabHost) -> int:
 
 @pytest.fixture(scope="module")
 def containers(cluster: Lab) -> list[str]:
-    """Two containers per host with some lines of log, and on the first a large file."""
+    """Two containers per host with some lines of log; and beside them one with a large file, on the first host.
+
+    An engine holds a container's lock while a file is read from it, so nobody else may ask about that one.
+    """
     docker = Docker(cluster.hosts[0].gateway_socket, docker_program(20))
     script = "seq 1 50; exec sleep 100000"
     names = [f"load{number}" for number in range(6)]
-    for name, host in zip(names, itertools.cycle(cluster.hosts)):
+    for name, host in zip([*names, LARGE], itertools.cycle(cluster.hosts)):
         place = ("--label", f"drover.constraint=host=={host.name}")
         docker("run", "-d", "--name", name, *place, "busybox", "sh", "-c", script)
-    docker("exec", names[0], "dd", "if=/dev/zero", "of=/large", "bs=1M", f"count={LARGE_MB}")
+    docker("exec", LARGE, "dd", "if=/dev/zero", "of=/large", "bs=1M", f"count={LARGE_MB}")
     return names
 
 
@@ -92,7 +95,7 @@ async def polite(session: aiohttp.ClientSession, paths: list[str], stop: asyncio
 async def stuck(host: LabHost, stop: asyncio.Event, _seen: Counter[str]) -> None:
     """Ask for a large file and do not read it."""
     reader, writer = await asyncio.open_unix_connection(str(host.gateway_socket), limit=1024)
-    writer.write(b"GET /containers/load0/archive?path=/large HTTP/1.1\r\nHost: docker\r\n\r\n")
+    writer.write(f"GET /containers/{LARGE}/archive?path=/large HTTP/1.1\r\nHost: docker\r\n\r\n".encode())
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     await stop.wait()
     writer.close()
