@@ -19,6 +19,14 @@ from drover.store.port import CommitConflict
 from drover.trust import certificates
 
 
+@pytest.fixture(autouse=True)
+def purged(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The engines whose machine's networks were purged: this machine's own are left alone."""
+    found: list[Path] = []
+    monkeypatch.setattr(leave, "purge_networks", found.append)
+    return found
+
+
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli.main, arguments)
 
@@ -83,11 +91,12 @@ def test_init_without_etcd_names_the_package(tmp_path: Path, monkeypatch: pytest
     assert "apt-get install etcd-server" in result.stderr
 
 
-def test_leave_purge_undoes_init(tmp_path: Path) -> None:
+def test_leave_purge_undoes_init(tmp_path: Path, purged: list[Path]) -> None:
     init(tmp_path)
     result = run("leave", "--purge", "--state-dir", str(tmp_path / "state"))
     assert result.exit_code == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
+    assert len(purged) == 1
 
 
 def test_leave_keeps_the_volumes_data_without_purge(tmp_path: Path) -> None:

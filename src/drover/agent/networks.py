@@ -17,6 +17,8 @@ from typing import Protocol
 import structlog
 
 from drover.decide import names, overlay, tables
+from drover.decide.converge import networks_used
+from drover.decide.doctor import record_doubts
 from drover.drivers.network.port import NetworkDriver, SeenNetwork
 from drover.errors import DroverError
 from drover.model.cluster import Cluster
@@ -157,7 +159,11 @@ class NetworkKeeper:
         found = [line for network, real in wanted.items() for line in _doubts(cluster, real, seen.get(network))]
         extra = [one for one in seen if one not in wanted and one not in self._present()]
         found += [f"network {one[:12]} is still in the kernel, and nothing here needs it" for one in extra]
-        return found + await self._driver.doubts(tables.tables(cluster, self._host, wanted))
+        needed = networks_used(cluster, self._host) & set(wanted)
+        missing = [cluster.networks[one].name for one in needed if one not in self._present()]
+        found += [f"the engine lacks network {name}" for name in missing]
+        found += await self._driver.doubts(tables.tables(cluster, self._host, wanted))
+        return found + record_doubts(cluster)
 
 
 def _doubts(cluster: Cluster, real: overlay.RealNetwork, seen: SeenNetwork | None) -> list[str]:

@@ -7,7 +7,7 @@
     is silent     -                      refused without --force: the cluster would keep the host's record
 
 Then the daemon is stopped and its keys, configuration and store member's files are removed; with --purge everything in
-the state and run directories, the volumes' data included.
+the state and run directories, the volumes' data included, and all that carried networks: in the engine and the kernel.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from drover.cli import output
 from drover.cli.client import Client, segment
 from drover.daemon import service
 from drover.daemon.config import DEFAULT_STATE_DIR, HostConfig, bootstrap_path, config_path, load_config
+from drover.daemon.purge import purge_networks
 from drover.errors import Conflict, Unavailable
 
 DEADLINE_S = 60.0
@@ -49,6 +50,8 @@ def leave(purge: bool, force: bool, state_dir: str) -> None:
         _tell_cluster(config, purge, force)
     if service.remove_service() or service.stop_daemon(config):
         output.say("The daemon is stopped.")
+    if purge:
+        purge_networks(config.engine_socket)
     remove_files(config, purge)
     output.say(f"{config.name} is no longer a host of cluster {config.cluster_name}.")
     if not purge and config.state.exists():

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "move": ("drover.cli.move:move", "Move a container, with its volumes, to another host."),
     "volume": ("drover.cli.volumes:volume", "List, inspect, change and move volumes."),
     "why": ("drover.cli.status:why", "Say why a container is where it is."),
+    "doctor": ("drover.cli.doctor:doctor", "Compare what is with what should be."),
     "daemon": ("drover.cli.daemon:daemon", "Run this host's daemon in the foreground."),
     "lab": ("drover.cli.lab:lab", "Run many real Docker hosts on this one machine."),
     "completion": ("drover.cli.completion:completion", "Print a shell's completion script."),

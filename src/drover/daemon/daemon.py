@@ -38,6 +38,7 @@ from drover.api.context import Context
 from drover.api.server import ApiServer
 from drover.api.volumes import volume_api_routes
 from drover.daemon.config import HostConfig, commit_bootstrap
+from drover.daemon.doctor import doctor_routes
 from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
@@ -110,7 +111,8 @@ class Daemon:
         self.server = GatewayServer(self.hooks.wrap(self.gateway.handle), self.links)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
         volumes = [*volume_routes(self.agent.actor.keeper), *volume_api_routes()]
-        routes = [*image_routes(config.name, self.engine), *volumes, *adapter_routes(self.hooks)]
+        doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
+        routes = [*image_routes(config.name, self.engine), *volumes, *adapter_routes(self.hooks), *doctor]
         self.api = ApiServer(self._api_context(), routes)
 
     def _links(self, client_tls: ssl.SSLContext) -> EngineLinks:

@@ -4,7 +4,7 @@ call                                    order      waits at most
 POST /containers/X/start                start      60 s
 POST /containers/X/stop, /restart?t=T   the same   T + 30 s (T: else the container's own, else 10)
 POST /containers/X/kill?signal=S        kill       60 s; a signal that stops nothing is relayed
-DELETE /containers/X                    remove     60 s; with ?link=1 relayed: that removes a link only
+DELETE /containers/X                    remove     60 s; with ?link=1 none: that removes a link only
 POST /containers/X/rename?name=N        rename     60 s; the name N is claimed in the same commit
 POST /containers/X/update               update     60 s
 """
@@ -12,9 +12,12 @@ POST /containers/X/update               update     60 s
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
+from drover.decide.default_network import is_on_default
+from drover.drivers.engine.linking import split_link
 from drover.errors import Conflict, Invalid, NotFound
 from drover.gateway.call import Call, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
@@ -85,17 +88,35 @@ async def update(ctx: Context, call: Call) -> Outcome:
 
 async def remove(ctx: Context, call: Call) -> Outcome:
     if call.flag("link"):
-        return _remove_link(ctx, call)
+        return await _remove_link(ctx, call)
     record = ctx.container(call.params["name"])
     return reply_to(ctx, await remove_container(ctx, record, call.query_string, call.flag("force")))
 
 
-def _remove_link(ctx: Context, call: Call) -> Relay:
-    """`docker rm --link NAME/ALIAS` removes a link and no container: the engine's affair."""
+async def _remove_link(ctx: Context, call: Call) -> Outcome:
+    """`docker rm --link NAME/ALIAS` removes a link and no container: the engine's affair on its own bridge, the
+    record's on the default network."""
     ref, _, alias = call.params["name"].removeprefix("/").partition("/")
     record = ctx.container(ref)
+    if is_on_default(ctx.cluster, record.id):
+        await commit_decided(ctx, lambda cluster: _without_link(cluster, record, alias))
+        return Reply(status=204)
     host, _ = ctx.engine_of(record)
     return Relay(host=host, target=target_of(call, f"/containers/{record.name}/{alias}"), edit=ctx.ids.to_cluster)
+
+
+def _without_link(cluster: Cluster, record: r.Container, alias: str) -> Draft:
+    """The record's create call without a link. Raises `NotFound` if there is none of that alias."""
+    current = cluster.containers.get(record.id, record)
+    body = decoded(current.body or "{}", dict[str, Any])
+    host_config = body.get("HostConfig") or {}
+    links = host_config.get("Links") or []
+    kept = [link for link in links if split_link(link)[1] != alias]
+    if kept == links:
+        raise NotFound(f"Cannot remove link /{record.name}/{alias}: no such link")
+    text = msgspec.json.encode({**body, "HostConfig": {**host_config, "Links": kept}}).decode()
+    key = r.key("containers", record.id)
+    return Draft([put(key, msgspec.structs.replace(current, body=text))], {key: cluster.version(key)})
 
 
 async def remove_container(ctx: Context, record: r.Container, query: str, force: bool) -> r.Answer:

@@ -17,6 +17,7 @@ not in this table, known or unknown, keep their JSON values:
     HostConfig.Dns                               the gateways of its cluster networks, if the client names no server:
                                                  the engine's own 127.0.0.11 asks them for names on other hosts
     HostConfig.NetworkMode `default` or none     the cluster's default network
+    HostConfig.Links there                       environment and ExtraHosts (`linking`)
     HostConfig.PortBindings, PublishAllPorts     nothing where Drover publishes them (`decide.ports`)
     EndpointsConfig.NET.Aliases                  without the service's name: the engine knows its own containers only,
                                                  and would answer with those alone
@@ -34,13 +35,17 @@ from typing import Any
 
 import msgspec
 
+from drover.decide.claims import addresses_of
 from drover.decide.default_network import DEFAULT_MODE, is_on_default
 from drover.decide.fence import holds_claims
 from drover.decide.names import resolvers
 from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME, is_overlay, mac_of
 from drover.decide.ports import is_published_by_cluster
+from drover.decide.resolve import resolve_container
 from drover.decide.services import service_name, service_of
+from drover.drivers.engine.linking import Linked, host_lines, variables
 from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL
+from drover.errors import DroverError
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import parse_spec, strip_scheduling_env
@@ -78,6 +83,9 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
     """The name that only Drover answers for."""
     restarts: bool = True
     """Whether the engine may start the container again by itself."""
+    name: str = ""
+    linked: Mapping[str, Linked] = {}
+    """What the container's links name, where all of it is on the default network."""
 
 
 def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str], cluster: Cluster) -> dict[str, Any]:
@@ -96,6 +104,8 @@ def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str
         publishes=not is_published_by_cluster(cluster, record),
         service=service_name(service_of(parse_spec(record.body).labels)),
         restarts=not holds_claims(cluster, record),
+        name=record.name,
+        linked=_linked(record, cluster),
     )
     return translated(json.loads(record.body or "{}"), translation)
 
@@ -115,12 +125,39 @@ def _addresses(record: r.Container, cluster: Cluster) -> dict[str, FixedAddress]
     return found
 
 
+def _linked(record: r.Container, cluster: Cluster) -> dict[str, Linked]:
+    """Reference to container, of all links; empty unless all are on the default network, as the container is."""
+    refs = parse_spec(record.body).links if is_on_default(cluster, record.id) else ()
+    found = {ref: linked for ref in refs if (linked := _linked_one(ref, cluster))}
+    return found if len(found) == len(set(refs)) else {}
+
+
+def _linked_one(ref: str, cluster: Cluster) -> Linked | None:
+    try:
+        other = resolve_container(cluster, ref)
+    except DroverError:
+        return None
+    ips = [claim.ip for claim in addresses_of(cluster, other.id) if claim.network == DEFAULT_NETWORK]
+    if not ips:
+        return None
+    env = msgspec.json.decode(other.body or "{}", type=_Body).env or []
+    return Linked(id=other.id, name=other.name, ip=ips[0], env=env, exposed=parse_spec(other.body).exposed)
+
+
+class _Body(msgspec.Struct, rename="pascal"):
+    env: list[str] | None = None
+
+
 def translated(body: Mapping[str, Any], translation: Translation) -> dict[str, Any]:
     """The body with `translation` written into it; `body` itself is left alone."""
     result = strip_scheduling_env(body)
     host = _host_config(result.get("HostConfig") or {}, translation)
     if translation.name_servers and not host.get("Dns"):
         host["Dns"] = list(translation.name_servers)
+    if translation.linked:
+        links = host.pop("Links")
+        host["ExtraHosts"] = [*(host.get("ExtraHosts") or ()), *host_lines(links, translation.linked)]
+        result["Env"] = [*variables(translation.name, links, translation.linked), *(result.get("Env") or ())]
     if not translation.publishes:
         host = {name: value for name, value in host.items() if name not in PUBLISHING}
     if host.get("RestartPolicy") and not translation.restarts:
@@ -153,7 +190,7 @@ def _host_config(host: Mapping[str, Any], translation: Translation) -> dict[str,
         result["NetworkMode"] = translation.default_network
     if result.get("VolumesFrom"):
         result["VolumesFrom"] = [_volumes_from(entry, translation) for entry in result["VolumesFrom"]]
-    if result.get("Links"):
+    if result.get("Links") and not translation.linked:
         result["Links"] = _links(result["Links"], translation)
     return result
 

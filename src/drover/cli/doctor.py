@@ -1,0 +1,41 @@
+"""`drover doctor`: compare what is with what should be, and name each difference."""
+
+from __future__ import annotations
+
+import click
+
+from drover.cli import output
+from drover.cli.common import client, json_option
+
+
+@click.group()
+def doctor() -> None:
+    """Compare what is with what should be.
+
+    \b
+    Example:
+      drover doctor network
+    """
+
+
+@doctor.command()
+@json_option
+@click.pass_context
+def network(ctx: click.Context, as_json: bool) -> int:
+    """Compare every host's network with the records.
+
+    Reads kernel tables and engines of all hosts that are alive. Says nothing and exits with 0 if all is right; else
+    one line per difference, and 1.
+
+    \b
+    Example:
+      drover doctor network
+    """
+    seen = client(ctx).get("/doctor/network")
+    if as_json:
+        output.show_json(seen)
+    else:
+        for host, sentences in seen["hosts"].items():
+            for sentence in sentences:
+                output.say(f"{host}: {sentence}")
+    return 1 if any(seen["hosts"].values()) else 0

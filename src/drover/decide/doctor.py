@@ -1,0 +1,48 @@
+"""What the records themselves say that cannot be right, about addresses and ports: sentences, from one picture.
+
+claim to            is wrong if
+an address          its network is gone, or its container; or its container has two on one network
+a port              its container is gone, or has no address to lead to
+a virtual address   its network is gone
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from drover.decide.ports import answering_address
+from drover.decide.sentences import container_name
+from drover.model.cluster import Cluster
+
+
+def record_doubts(cluster: Cluster) -> list[str]:
+    """One sentence per wrong claim; empty if all are right."""
+    return [*_addresses(cluster), *_ports(cluster), *_virtual(cluster)]
+
+
+def _addresses(cluster: Cluster) -> Iterator[str]:
+    for claim in cluster.addresses.values():
+        if claim.network not in cluster.networks:
+            yield f"address {claim.ip} is claimed on network {claim.network[:12]}, which is gone"
+        elif claim.container not in cluster.containers:
+            yield f"address {claim.ip} is claimed by container {claim.container[:12]}, which is gone"
+    held = Counter((claim.container, claim.network) for claim in cluster.addresses.values())
+    for (container, network), number in held.items():
+        if number > 1:
+            yield f"{container_name(cluster, container)} claims {number} addresses on network {network[:12]}"
+
+
+def _ports(cluster: Cluster) -> Iterator[str]:
+    for claim in cluster.ports.values():
+        port = f"port {claim.port}/{claim.protocol}"
+        if claim.container not in cluster.containers:
+            yield f"{port} is claimed by container {claim.container[:12]}, which is gone"
+        elif claim.container_port and answering_address(cluster, claim.container) is None:
+            yield f"{port} leads to {container_name(cluster, claim.container)}, which has no address"
+
+
+def _virtual(cluster: Cluster) -> Iterator[str]:
+    for claim in cluster.service_addresses.values():
+        if claim.network not in cluster.networks:
+            yield f"service address {claim.ip} of {claim.service} is for network {claim.network[:12]}, which is gone"

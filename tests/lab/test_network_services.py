@@ -1,0 +1,352 @@
+"""Cluster networks, published ports and services on three real hosts, through the gateway and the CLI alone.
+
+Figures are printed, never asserted. Longer runs: DROVER_NET_CONNECTIONS (default 3000) connections through a virtual
+address, DROVER_NET_ROUNDS (default 4) rounds of trouble.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from drover.lab import Lab, LabHost, cluster
+from drover.lab.processes import wait_until
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+DEADLINE_S = 120.0
+CONNECTIONS = int(os.environ.get("DROVER_NET_CONNECTIONS", "3000"))
+ROUNDS = int(os.environ.get("DROVER_NET_ROUNDS", "4"))
+NETWORKS = ("red", "green", "blue")
+SERVER = "hostname > /index.html; exec httpd -f -p 80 -h /"
+LISTENS = "grep -q ':0050 ' /proc/net/tcp"
+HEALTH = ("--health-cmd", LISTENS, "--health-interval", "500ms", "--health-retries", "1")
+UDP_ECHO = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 5300))
+print("ready", flush=True)
+while True:
+    data, client = server.recvfrom(100)
+    server.sendto(data, client)
+"""
+UDP_ASK = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(5)
+client.sendto(b"echo", (sys.argv[1], 5300))
+print(client.recv(100).decode())
+"""
+CONNECT = """
+import collections, json, socket, sys, time
+address, wanted, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+served, failed, errors = collections.Counter(), 0, collections.Counter()
+begun = time.monotonic()
+def stopped():
+    try:
+        open(stop).close()
+    except OSError:
+        return False
+    return True
+while sum(served.values()) + failed < wanted or (stop != "-" and not stopped()):
+    try:
+        with socket.create_connection((address, 80), 10) as connection:
+            connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            answer = connection.makefile("rb").read().split(b"\\r\\n\\r\\n", 1)[1]
+        served[answer.decode().strip()] += 1
+    except (OSError, IndexError) as error:
+        failed += 1
+        errors[repr(error)] += 1
+print(json.dumps({"served": served, "failed": failed, "errors": errors, "s": time.monotonic() - begun}))
+"""
+
+
+class Cluster:
+    """A lab of three hosts, and what tests ask of it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.first = lab.hosts[0]
+
+    def docker(self, *argv: str, host: LabHost | None = None, check: bool = True) -> str:
+        done = (host or self.first).exec(["docker", *argv], check=check, timeout_s=DEADLINE_S)
+        return (done.stdout + ("" if check else done.stderr)).strip()
+
+    def run(self, name: str, *options: str, command: str = SERVER, host: str = "") -> None:
+        pinned = ("--label", f"drover.constraint=host=={host}") if host else ()
+        stop = ("--stop-timeout", "1")
+        self.docker("run", "-d", "--name", name, *stop, *pinned, *options, "busybox", "sh", "-c", command)
+
+    def host_of(self, name: str) -> LabHost:
+        return self.lab.host(self.docker("inspect", "-f", '{{index .Config.Labels "drover.host"}}', name))
+
+    def inside(self, name: str, *argv: str) -> list[str]:
+        """The command that runs one of this machine's programs in the network namespace of a container."""
+        pid = self.docker("inspect", "-f", "{{.State.Pid}}", name)
+        return ["nsenter", f"--net=/proc/{pid}/ns/net", *argv]
+
+    def fetch(self, host: LabHost, address: str) -> str:
+        return host.exec(["curl", "-sS", "-m", "10", f"http://{address}/"], check=False).stdout.strip()
+
+    def doctor(self) -> str:
+        """What the doctor says; empty if all is right. An unreachable daemon has something to say, too."""
+        done = self.first.exec(["drover", "doctor", "network"], check=False, timeout_s=DEADLINE_S)
+        return (done.stdout + done.stderr).strip()
+
+    def wait_for_health(self) -> None:
+        """Until every host is ready, and the doctor is silent."""
+        said: list[str] = []
+
+        def well() -> bool:
+            seen = self.first.exec(["drover", "status", "--json"], check=False, timeout_s=DEADLINE_S)
+            ready = seen.returncode == 0 and json.loads(seen.stdout)["hosts"].get("ready") == 3
+            said[:] = [self.doctor() if ready else "not all hosts are ready"]
+            return not said[0]
+
+        try:
+            wait_until(well, "a silent doctor", deadline_s=DEADLINE_S, poll_s=1.0)
+        except Exception as error:
+            raise AssertionError(said) from error
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Cluster]:
+    base = Path(tempfile.mkdtemp(prefix="nets-", dir="/var/tmp"))
+    name = f"net-s{os.getpid()}"
+    try:
+        yield Cluster(Lab.create(name, 3, base=base, images=("busybox",)))
+    finally:
+        if (base / name / "lab.json").exists():
+            Lab.open(name, base=base).destroy()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def addresses(*hosts: LabHost) -> list[str]:
+    return [host.address for host in hosts]
+
+
+def test_pairs_reach_each_other_within_a_network_and_not_across(world: Cluster) -> None:
+    ips = {}
+    for network in NETWORKS:
+        world.docker("network", "create", network)
+        for host in world.lab.hosts:
+            name = f"{network}-{host.name}"
+            world.run(name, "--network", network, host=host.name, command="exec sleep 100000")
+            shown = world.docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", name)
+            ips[name] = json.loads(shown)[network]["IPAddress"]
+    assert len(set(ips.values())) == len(ips)
+    for name in ips:
+        network = name.split("-")[0]
+        for other, ip in ips.items():
+            same = other.split("-")[0] == network
+            wait = ("-c", "2", "-W", "5") if same else ("-c", "1", "-W", "1")
+            told = world.docker("exec", name, "ping", "-i", "0.2", *wait, ip, check=False)
+            assert (" 0% packet loss" in told) == same, (name, other, told)
+        peers = [world.docker("exec", name, "nslookup", f"{network}-{host.name}") for host in world.lab.hosts]
+        assert all(ips[f"{network}-{host.name}"] in told for host, told in zip(world.lab.hosts, peers, strict=True))
+    world.docker("rm", "-f", *ips)
+    world.docker("network", "rm", *NETWORKS)
+
+
+def test_a_published_port_answers_on_every_host(world: Cluster) -> None:
+    world.run("web", "-p", "8080:80", "-p", "127.0.0.1:9090:80", "-p", "5300:5300/udp", "-p", "7000-7009:80")
+    short = world.docker("inspect", "-f", "{{.Config.Hostname}}", "web")
+    own = world.host_of("web")
+    for host in world.lab.hosts:
+        for address in (*addresses(*world.lab.hosts), "127.0.0.1"):
+            for port in (8080, 7000):
+                wait_until(
+                    lambda h=host, a=address, p=port: world.fetch(h, f"{a}:{p}") == short,  # type: ignore[misc]
+                    f"{address}:{port} from {host.name}",
+                    deadline_s=DEADLINE_S,
+                    poll_s=0.2,
+                )
+        assert (world.fetch(host, "127.0.0.1:9090") == short) == (host.name == own.name)
+        assert world.fetch(host, f"{own.address}:9090") == ""
+    assert world.docker("port", "web", "80/tcp").splitlines() == ["0.0.0.0:7000", "0.0.0.0:8080", "127.0.0.1:9090"]
+    with subprocess.Popen(
+        own.argv(world.inside("web", sys.executable, "-c", UDP_ECHO)), stdout=subprocess.PIPE, text=True
+    ) as echo:
+        try:
+            assert echo.stdout is not None
+            assert echo.stdout.readline() == "ready\n"
+            for host in world.lab.hosts:
+                for address in (*addresses(*world.lab.hosts), "127.0.0.1"):
+                    told = host.exec([sys.executable, "-c", UDP_ASK, address], check=False).stdout
+                    assert told == "echo\n", (host.name, address)
+        finally:
+            echo.terminate()
+
+
+def test_a_second_claim_is_refused_and_names_the_holder(world: Cluster) -> None:
+    world.docker("create", "--name", "second", "-p", "8080:80", "busybox", "sh", "-c", SERVER)
+    refused = world.docker("start", "second", check=False)
+    assert "Bind for 0.0.0.0:8080 failed: port is already allocated" in refused
+    assert "web" in refused
+    world.docker("rm", "-f", "web")
+    world.docker("start", "second")
+    short = world.docker("inspect", "-f", "{{.Config.Hostname}}", "second")
+    for host in world.lab.hosts:
+        wait_until(
+            lambda h=host: world.fetch(h, "127.0.0.1:8080") == short,  # type: ignore[misc]
+            f"the new holder, from {host.name}",
+            deadline_s=DEADLINE_S,
+            poll_s=0.2,
+        )
+    world.docker("rm", "-f", "second")
+
+
+def test_what_a_client_reads_of_the_default_network(world: Cluster) -> None:
+    world.run("db", "-e", "PASSWORD=x", "--expose", "80")
+    world.run("app", "--link", "db:store", "-P", "--expose", "80", command="exec sleep 100000")
+    shown = json.loads(world.docker("inspect", "app"))[0]
+    assert list(shown["NetworkSettings"]["Networks"]) == ["bridge"]
+    assert shown["HostConfig"]["NetworkMode"] in ("default", "bridge")
+    assert shown["NetworkSettings"]["IPAddress"] == shown["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] != ""
+    assert shown["HostConfig"]["Links"] == ["/db:/app/store"]
+    assert "drover" not in world.docker("network", "ls", "--format", "{{.Name}}").split()
+    assert "app" in world.docker("ps", "--filter", "network=bridge", "--format", "{{.Names}}").split()
+    environment = world.docker("exec", "app", "env").splitlines()
+    assert {"STORE_NAME=/app/store", "STORE_ENV_PASSWORD=x"} <= set(environment)
+    assert " 0% packet loss" in world.docker("exec", "app", "ping", "-c", "1", "-W", "5", "store")
+    assert world.docker("port", "app", "80/tcp").startswith("0.0.0.0:")
+    world.docker("rm", "-f", "app", "db")
+
+
+def test_a_service_is_balanced_while_its_containers_change(world: Cluster, tmp_path: Path) -> None:
+    world.docker("network", "create", "app")
+    names = ["back-1", "back-2", "back-3"]
+    for name, host in zip(names, world.lab.hosts, strict=True):
+        label = ("--label", "drover.service=back", "--network-alias", "back")
+        world.run(name, "--network", "app", *label, *HEALTH, "-p", "8888:80", host=host.name)
+    world.run("client", "--network", "app", command="exec sleep 100000")
+    asked: list[str] = []
+
+    def virtual() -> bool:
+        asked[:] = world.docker("exec", "client", "nslookup", "-type=a", "back", check=False).split("Address: ")[1:]
+        return len(asked) == 1 and asked[0].startswith("10.127.")
+
+    wait_until(virtual, "one virtual address", deadline_s=DEADLINE_S, poll_s=0.2)
+    assert len(world.docker("exec", "client", "nslookup", "-type=a", "tasks.back").split("Address: ")) == 4
+    _wait_for_backends(world, asked[0].strip(), 3)
+    address, stop = asked[0].strip(), tmp_path / "stop"
+    argv = world.inside("client", sys.executable, "-c", CONNECT, address, str(CONNECTIONS), str(stop))
+    client = world.host_of("client").argv(argv)
+    with subprocess.Popen(client, stdout=subprocess.PIPE, text=True) as rolling:
+        for name in names:
+            world.docker("restart", name)
+            _wait_for_backends(world, address, 3)
+        stop.touch()
+        assert rolling.stdout is not None
+        during = msgspec.json.decode(rolling.stdout.read(), type=Outcome)
+    steady = _connections(world, address, CONNECTIONS)
+    print(f"\nduring {len(names)} rolling changes: {during}\nsteady: {steady}")
+    assert (during.failed, steady.failed) == (0, 0)
+    assert len(steady.served) == 3
+    assert all(abs(count - CONNECTIONS / 3) <= CONNECTIONS / 30 for count in steady.served.values())
+    published = {world.fetch(world.first, "127.0.0.1:8888") for _ in range(6)}
+    assert published == set(steady.served)
+
+
+class Outcome(msgspec.Struct):
+    """What CONNECT tells: how many connections each backend served, how many failed and why, and the seconds."""
+
+    served: dict[str, int]
+    failed: int
+    errors: dict[str, int]
+    s: float
+
+
+def _connections(world: Cluster, address: str, number: int) -> Outcome:
+    argv = world.inside("client", sys.executable, "-c", CONNECT, address, str(number), "-")
+    done = world.host_of("client").exec(argv, timeout_s=60 + number / 20)
+    return msgspec.json.decode(done.stdout, type=Outcome)
+
+
+def _wait_for_backends(world: Cluster, address: str, number: int) -> None:
+    wait_until(
+        lambda: len(_connections(world, address, 9).served) == number,
+        f"{number} backends",
+        deadline_s=DEADLINE_S,
+        poll_s=0.3,
+    )
+
+
+def test_trouble_leaves_the_tables_right(world: Cluster) -> None:
+    world.run("steady", "-p", "8081:80", "--restart", "always")
+    dice = random.Random(4)
+    for number in range(ROUNDS):
+        host = dice.choice(world.lab.hosts)
+        kind = dice.choice((_kill_daemon, _restart_engine, _cut))
+        started = time.monotonic()
+        kind(host)
+        world.wait_for_health()
+        print(f"\nround {number}: {kind.__name__} {host.name}: right again after {time.monotonic() - started:.1f} s")
+        for one in world.lab.hosts:
+            wait_until(
+                lambda h=one: world.fetch(h, "127.0.0.1:8081") != "",  # type: ignore[misc]
+                f"port 8081 on {one.name}",
+                deadline_s=DEADLINE_S,
+                poll_s=0.3,
+            )
+
+
+def _kill_daemon(host: LabHost) -> None:
+    """Rules stay, so published ports go on answering; then the daemon is started again."""
+    pid = host.pid_of("drover")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert "chain replies" in host.exec(["nft", "list", "table", "ip", "drover"]).stdout
+    cluster.start_daemon(host)
+    cluster.wait_for_gateway(host)
+
+
+def _restart_engine(host: LabHost) -> None:
+    """As `systemctl restart docker` does: its containers stop with it, and come back by their records."""
+    pid = host.pid_of("dockerd")
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: host.pid_of("dockerd") is None, "the end of the engine", deadline_s=DEADLINE_S)
+    host.start_engine()
+
+
+def _cut(host: LabHost) -> None:
+    host.cut()
+    time.sleep(2)
+    host.heal()
+
+
+def test_damage_is_named_and_repaired(world: Cluster) -> None:
+    host = world.lab.hosts[1]
+    assert world.doctor() == ""
+    host.exec(["nft", "flush", "chain", "ip", "drover", "p_tcp_8081"])
+    told = world.doctor()
+    assert f"{host.name}: chain p_tcp_8081 is different" in told or told == ""  # repaired in the meantime
+    world.wait_for_health()
+
+
+def test_purge_leaves_nothing_of_ours(world: Cluster) -> None:
+    """Last: takes a host out of the cluster."""
+    host = world.lab.hosts[2]
+    names = world.docker("ps", "-aq").split()
+    world.docker("rm", "-f", *names)
+    host.exec(["drover", "leave", "--purge", "--force", "--state-dir", str(host.state_dir)], timeout_s=DEADLINE_S)
+    left = host.exec(["sh", "-c", "ip -br link; nft list tables; iptables-save; ip route"]).stdout
+    for trace in ("dv4", "dx4", "drover", "10.128."):
+        assert trace not in left, (trace, left)
