@@ -10,6 +10,7 @@ host's name: `h2: is down since …`. What a host has not reported is never assu
     constraint   does not satisfy a constraint (soft ones only rank)
     platform     has another processor architecture than the one asked for
     near         is not the host of a container or volume that it depends on (host paths bind it to no host)
+    volume       cannot be given a volume that is elsewhere and unused (where volumes may be moved for a container)
     port         has a published host port taken (of a range: all of them)
     memory       has less memory left than reserved by the container
     cpu          has fewer processors left than reserved by the container
@@ -18,10 +19,11 @@ host's name: `h2: is down since …`. What a host has not reported is never assu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
+from drover.decide.moves import unmovable, users_at
 from drover.decide.sentences import container_name, cores, size
 from drover.decide.views import HostView, HostViews, PortKey, nano_cpus
 from drover.decide.wanted import Near, Wanted
@@ -62,7 +64,8 @@ class Pull(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of every host. `image_hosts` have the image; `replaced` is the host of the container of the
+    """What is asked of every host. `brought` are volumes that nobody uses now: they go where the container goes.
+    `image_hosts` have the image; `replaced` is the host of the container of the
     same Compose slot (empty: none)."""
 
     cluster: Cluster
@@ -70,6 +73,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Wanted
     family: str
     pins: tuple[Pin, ...] = ()
+    brought: tuple[r.Volume, ...] = ()
     pulls: tuple[Pull, ...] = ()
     image_hosts: frozenset[str] = frozenset()
     replaced: str = ""
@@ -78,9 +82,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 Filter = Callable[[HostView, Question], str | None]
 
 
-def question(cluster: Cluster, views: HostViews, wanted: Wanted, image_hosts: frozenset[str]) -> Question:
+def question(
+    cluster: Cluster, views: HostViews, wanted: Wanted, image_hosts: frozenset[str], bring_volumes: bool = False
+) -> Question:
     """Work out once what the filters and the ranking need. The container itself, where it is placed already, and
     the one it replaces count as gone."""
+    brought = tuple(_unused(cluster, wanted)) if bring_volumes else ()
     replaced = views.slots.get(wanted.slot) if wanted.slot else None
     for gone in filter(None, {wanted.id, replaced}):
         views = views.without(cluster, gone)
@@ -89,7 +96,8 @@ def question(cluster: Cluster, views: HostViews, wanted: Wanted, image_hosts: fr
         views=views,
         wanted=wanted,
         family=wanted.family,
-        pins=tuple(_pins(cluster, wanted)),
+        pins=tuple(_pins(cluster, wanted, {volume.name for volume in brought})),
+        brought=brought,
         pulls=tuple(_pull(cluster, wanted, expression, image_hosts) for expression in wanted.spec.affinities),
         image_hosts=image_hosts,
         replaced=(cluster.host_of(replaced) if replaced and replaced != wanted.id else None) or "",
@@ -172,12 +180,25 @@ def _near(view: HostView, asked: Question) -> str | None:
     return next((pin.why for pin in asked.pins if pin.host != view.name), None)
 
 
-def _pins(cluster: Cluster, wanted: Wanted) -> Iterable[Pin]:
+def _unused(cluster: Cluster, wanted: Wanted) -> Iterable[r.Volume]:
+    """Its volumes that have data somewhere and are used by nobody there."""
+    volumes = (cluster.volumes.get(name) for name in wanted.spec.volume_names)
+    return (volume for volume in volumes if volume and volume.host and not users_at(cluster, volume.name, volume.host))
+
+
+def _volume(view: HostView, asked: Question) -> str | None:
+    elsewhere = [volume for volume in asked.brought if volume.host != view.name]
+    whys = {volume.name: unmovable(asked.cluster, volume, view.name) for volume in elsewhere}
+    return next((f"cannot be given volume {name}: {why}" for name, why in whys.items() if why), None)
+
+
+def _pins(cluster: Cluster, wanted: Wanted, free: Collection[str] = ()) -> Iterable[Pin]:
+    """Volumes in `free` bind it to no host."""
     for near in wanted.near:
         yield _pin_to(cluster, near)
     for use in wanted.spec.volumes:
         volume = cluster.volumes.get(use.name)
-        if volume is not None and volume.host:
+        if volume is not None and volume.host and volume.name not in free:
             yield Pin(volume.host, f"volume {use.name} is on {volume.host}")
 
 
@@ -278,6 +299,7 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
     ("constraint", _constraint),
     ("platform", _platform),
     ("near", _near),
+    ("volume", _volume),
     ("port", _port),
     ("memory", _memory),
     ("cpu", _cpu),

@@ -29,7 +29,7 @@ from collections.abc import Iterable
 import msgspec
 
 from drover.decide import steps as s
-from drover.errors import Conflict, Invalid, NotFound, Unavailable
+from drover.errors import Conflict, DroverError, Invalid, NotFound, Unavailable
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.spec import Spec, parse_spec
@@ -308,6 +308,33 @@ def _refuse_volume(cluster: Cluster, name: str, container: str, source: str, tar
             f"host {target} does not offer the volume driver {driver} that volume {name} has: it offers {offered}",
             hint="give it a pool with `drover init --volume-pool`, or move it to another host",
         )
+
+
+def volume_record(name: str, body: str, now: float) -> r.Volume:
+    """The record of a new volume that nobody holds yet, as its create body asks. Raises `Invalid` for bad options."""
+    asked = options_of(body)
+    return r.Volume(
+        name=name, body=body, driver=asked.driver, replicas=asked.replicas, interval_s=asked.interval_s, created_at=now
+    )
+
+
+def settled(cluster: Cluster, volume: r.Volume, host: str) -> r.Volume:
+    """The record of a volume that `host` uses: the claim, if nobody has it, and with it the driver."""
+    if volume.host:
+        return volume
+    facts = cluster.host_facts.get(host)
+    offered = facts.volume_drivers if facts else ()
+    return msgspec.structs.replace(volume, host=host, driver=volume.driver or (offered[0] if offered else ""))
+
+
+def unmovable(cluster: Cluster, volume: r.Volume, target: str) -> str:
+    """Why a volume that is elsewhere cannot come to `target` for a new container, as the rest of a sentence that begins
+    with the volume; empty if it can."""
+    try:
+        begin_volume(cluster, volume.name, Asked(target=target), 0.0)
+    except DroverError as error:
+        return error.message
+    return ""
 
 
 def users_at(cluster: Cluster, volume: str, host: str) -> list[r.Container]:

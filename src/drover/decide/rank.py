@@ -2,6 +2,7 @@
 
 criterion    better is
 replace      the host of the container of the same Compose slot: its images and anonymous volumes are there
+data         fewer volumes to be brought from elsewhere, where volumes may be moved for a container
 wish         more soft constraints and affinities met
 family       fewer containers of the same Compose service, or of the same name but for a trailing number
 containers   fewer containers that hold resources
@@ -93,6 +94,15 @@ def _says_replace(view: HostView, asked: Question) -> str:
     return f"{has} the container that this one replaces"
 
 
+def _data(view: HostView, asked: Question) -> int:
+    return sum(volume.host != view.name for volume in asked.brought)
+
+
+def _says_data(view: HostView, asked: Question) -> str:
+    away = _data(view, asked)
+    return f"needs {count(away, 'volume')} brought" if away else "has its volumes"
+
+
 def _unmet(view: HostView, asked: Question) -> int:
     wishes = [e for e in asked.wanted.spec.constraints if e.soft and not e.holds(fact(view, e.key))]
     pulls = [p for p in asked.pulls if p.expression.soft and not p.holds(view.name)]
@@ -138,6 +148,7 @@ def _says_memory(view: HostView, asked: Question) -> str:
 
 CRITERIA: tuple[Criterion, ...] = (
     Criterion("replace", _replace, _says_replace),
+    Criterion("data", _data, _says_data),
     Criterion("wish", _unmet, _says_unmet),
     Criterion("family", _family, _says_family),
     Criterion("containers", _containers, _says_containers),

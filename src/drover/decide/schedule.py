@@ -41,10 +41,12 @@ def place(
     *,
     image_hosts: frozenset[str] = frozenset(),
     views: HostViews | None = None,
+    bring_volumes: bool = False,
 ) -> Chosen:
     """The host for a container. `image_hosts` have its image (a preference only). `views`, if given, are used in
-    place of adding up `cluster`'s. Raises `NoPlacement` with one reason per host."""
-    asked = question(cluster, views or HostViews.of(cluster), wanted, image_hosts)
+    place of adding up `cluster`'s. With `bring_volumes` a volume that nobody uses does not bind the container to its
+    host, but makes that one the best: the caller moves it if need be. Raises `NoPlacement`, one reason per host."""
+    asked = question(cluster, views or HostViews.of(cluster), wanted, image_hosts, bring_volumes)
     refusals = {name: refusal(view, asked) for name, view in asked.views.hosts.items()}
     fits = {name: score(asked.views.hosts[name], asked) for name, why in refusals.items() if why is None}
     if not fits:

@@ -19,6 +19,7 @@ import msgspec
 
 from drover.decide.addresses import choose_address
 from drover.decide.converge import network_id
+from drover.decide.moves import Asked, begin_volume, move_of_volume, settled, volume_record
 from drover.decide.overlay import is_overlay, mac_of
 from drover.decide.removal import container_removal
 from drover.decide.resolve import resolve_network
@@ -128,7 +129,7 @@ def draft(cluster: Cluster, wish: Wish) -> Draft:
     host (`NoPlacement`)."""
     refuse_taken(cluster, wish.name)
     wanted = wanted_of(cluster, wish.id, wish.name, wish.spec, wish.platform)
-    chosen = place(cluster, wanted, image_hosts=wish.image.hosts)
+    chosen = place(cluster, wanted, image_hosts=wish.image.hosts, bring_volumes=True)
     record = r.Container(
         id=wish.id,
         name=wish.name,
@@ -205,20 +206,23 @@ def _ports(wish: Wish, host: str) -> list[Change]:
 
 
 def _volumes(cluster: Cluster, wish: Wish, host: str) -> list[Change]:
-    """Claims to write its named volumes: made where absent, taken where nobody has them. Volumes of other drivers
-    than `local` are the engine's own affair."""
+    """Claims to write its named volumes: made where absent, taken where nobody has them, moved where they are on
+    another host and unused. Volumes of other drivers than `local` are the engine's own affair."""
     changes = []
     for name in wish.spec.volume_names:
         volume = cluster.volumes.get(name)
         driver = next(use.driver for use in wish.spec.volumes if use.name == name)
         if volume is None and driver in ("", "local"):
-            made = r.Volume(name=name, body=_volume_body(wish.body, name), host=host, created_at=wish.now)
+            body = _volume_body(wish.body, name)
+            made = settled(cluster, volume_record(name, body, wish.now), host)
             changes.append(put(r.key("volumes", name), made))
         elif volume is not None and volume.removed:
             raise Conflict(f"volume {name} is being removed", hint="try again in a moment")
         elif volume is not None:
             # Written even if nothing changes: a removal at the same time must lose, or win and be seen.
-            changes.append(put(r.key("volumes", name), msgspec.structs.replace(volume, host=volume.host or host)))
+            changes.append(put(r.key("volumes", name), settled(cluster, volume, host)))
+            if volume.host not in ("", host):
+                changes += begin_volume(cluster, name, Asked(target=host), wish.now).changes
     return changes
 
 
@@ -278,14 +282,20 @@ async def _answer(ctx: Context, container: str) -> r.Answer:
             return _made(cluster, container) or (_progress(cluster, container) != before and "progress") or None
 
         missing = f"host {ctx.cluster.host_of(container)} to create the container" + (progress and f" ({progress})")
-        found = await ctx.mirror.until(look, CREATE_DEADLINE_S, missing, keys=watched(ctx.cluster, container))
+        keys = [*watched(ctx.cluster, container), "move_facts"]
+        found = await ctx.mirror.until(look, CREATE_DEADLINE_S, missing, keys=keys)
         if isinstance(found, r.Answer):
             return found
 
 
 def _progress(cluster: Cluster, container: str) -> str:
-    facts = cluster.facts_of(container)
-    return facts.progress if facts is not None else ""
+    """What its host last said of its making, or of a volume that is brought for it."""
+    facts, record = cluster.facts_of(container), cluster.containers.get(container)
+    if (facts is not None and facts.progress) or record is None:
+        return facts.progress if facts is not None else ""
+    moving = [found for name in parse_spec(record.body).volume_names if (found := move_of_volume(cluster, name))]
+    told = [cluster.move_facts.get(f"{move.target}/{key}") for key, move in moving]
+    return ", ".join(f"{one.message} ({one.moved_bytes} bytes)" for one in told if one is not None)
 
 
 def _made(cluster: Cluster, container: str) -> r.Answer | None:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from drover.decide.health import down_sentence
+from drover.decide.moves import volume_record
 from drover.errors import Conflict, Invalid, NotFound, Unavailable
 from drover.gateway.call import Call, EngineResponse, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
@@ -84,7 +85,7 @@ def draft(cluster: Cluster, name: str, body: str, now: float) -> Draft:
         raise Conflict(f"volume {name} is being removed", hint="try again in a moment")
     if known is not None:
         return Draft([], {})
-    return Draft([put(key, r.Volume(name=name, body=body, created_at=now))], {key: 0})
+    return Draft([put(key, volume_record(name, body, now))], {key: 0})
 
 
 def shape(volume: r.Volume, seen: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""Volumes move between real engines: the fish, a database under a writer, and accidents on the way."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from drover.lab import Lab, cluster
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    made = Lab.create("vol-test", 3, images=("busybox", "postgres"))
+    yield made
+    made.destroy()
+
+
+def on(lab: Lab, host: str, *argv: str, check: bool = True) -> str:
+    """Run a command on a host; what it printed."""
+    return lab.host(host).exec(list(argv), check=check, timeout_s=120.0).stdout.strip()
+
+
+def asked(lab: Lab, host: str, *argv: str) -> Any:
+    return json.loads(on(lab, host, *argv))
+
+
+def until(condition: Callable[[], object], missing: str) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, f"after {DEADLINE_S} s still missing: {missing}"
+        time.sleep(0.1)
+
+
+def where(lab: Lab, volume: str) -> str:
+    return str(asked(lab, "h1", "drover", "volume", "inspect", volume)["host"])
+
+
+def fenced(lab: Lab, driver: str, volume: str) -> dict[str, bool]:
+    """Which hosts have a live set of a volume."""
+    part = {"btrfs": "pool", "directory": "directory", "shared": "shared"}[driver]
+    roots = {host.name: host.state_dir / "volumes" / part / "live" for host in lab.hosts}
+    return {name: volume in on(lab, name, "sh", "-c", f"ls {root} || true") for name, root in roots.items()}
+
+
+@pytest.mark.parametrize("driver", ["btrfs", "directory", "shared"])
+def test_the_fish_is_read_on_another_host(lab: Lab, driver: str) -> None:
+    name = f"demo-{driver}"
+    on(lab, "h1", "docker", "volume", "create", "--opt", f"driver={driver}", name)
+    run = ("docker", "run", "--rm", "-v", f"{name}:/data", "-e")
+    on(lab, "h1", *run, "constraint:host==h1", "busybox", "sh", "-c", "echo fish > /data/file")
+    assert where(lab, name) == "h1"
+    assert on(lab, "h2", *run, "constraint:host==h2", "busybox", "cat", "/data/file") == "fish"
+    assert where(lab, name) == "h2"
+    assert fenced(lab, driver, name) == {"h1": False, "h2": True, "h3": False}
+
+
+def test_a_volume_in_use_elsewhere_is_refused_by_name(lab: Lab) -> None:
+    run = ("docker", "run", "-d", "-v", "busy:/data", "-e")
+    on(lab, "h1", *run, "constraint:host==h1", "--name", "holder", "busybox", "sleep", "infinity")
+    refused = lab.host("h1").exec(["drover", "volume", "move", "busy", "--to", "h2"], check=False)
+    assert refused.returncode == 5
+    assert "volume busy is in use by container holder on h1" in refused.stderr
+    second = lab.host("h2").exec([*run, "constraint:host==h2", "busybox", "true"], check=False)
+    assert second.returncode != 0
+    assert "busy is on h1" in second.stderr
+    on(lab, "h1", "docker", "rm", "-f", "holder")
+
+
+WRITER = """
+psql -qc 'create table if not exists acks (n bigint primary key)'
+n=0
+while :; do
+  n=$((n+1))
+  psql -qc "insert into acks values ($n)" 2>/dev/null && echo $n $(date +%s.%N) >> /tmp/acks
+done
+"""
+
+
+def _acknowledged(lab: Lab) -> list[tuple[int, float]]:
+    lines = on(lab, "h3", "docker", "exec", "writer", "cat", "/tmp/acks", check=False).splitlines()
+    return [(int(number), float(at)) for number, at in (line.split() for line in lines)]
+
+
+def test_a_database_moves_around_under_a_writer(lab: Lab, record_property: Callable[[str, object], None]) -> None:
+    on(lab, "h1", "docker", "network", "create", "app")
+    on(lab, "h1", "docker", "volume", "create", "--opt", "replicas=0", "pgdata")
+    image = ("-e", "POSTGRES_HOST_AUTH_METHOD=trust", "postgres:15")
+    data = ("-v", "pgdata:/var/lib/postgresql/data")
+    on(lab, "h1", "docker", "run", "-d", "--name", "db", "--network", "app", *data, "-e", "constraint:host==h1", *image)
+    until(
+        lambda: on(lab, "h1", "docker", "exec", "db", "pg_isready", "-h", "127.0.0.1", check=False).endswith(
+            "accepting connections"
+        ),
+        "db",
+    )
+    who = ("-e", "PGHOST=db", "-e", "PGUSER=postgres", "-e", "PGCONNECT_TIMEOUT=2", "-e", "constraint:host==h3")
+    on(
+        lab,
+        "h1",
+        "docker",
+        "run",
+        "-d",
+        "--name",
+        "writer",
+        "--network",
+        "app",
+        *who,
+        "postgres:15",
+        "bash",
+        "-c",
+        WRITER,
+    )
+    until(lambda: len(_acknowledged(lab)) > 20, "the writer's first commits")
+    moved = []
+    for target in ("h2", "h3", "h1"):
+        moved.append(asked(lab, "h2", "drover", "move", "db", "--to", target, "--json"))
+        count = len(_acknowledged(lab))
+        until(lambda count=count: len(_acknowledged(lab)) > count + 20, f"commits on {target}")  # type: ignore[misc]
+    acknowledged = _acknowledged(lab)
+    on(lab, "h1", "docker", "stop", "-t", "1", "writer")
+    stored = on(lab, "h1", "docker", "exec", "db", "psql", "-U", "postgres", "-Atc", "select n from acks")
+    assert {number for number, _ in acknowledged} <= {int(line) for line in stored.splitlines()}
+    times = [at for _, at in acknowledged]
+    gaps_s = sorted(round(later - at, 2) for at, later in itertools.pairwise(times))[-3:]
+    figures = {
+        "commits": len(acknowledged),
+        "gaps_s": gaps_s,
+        "moved_bytes": [one["moved_bytes"] for one in moved],
+        "after_stop_bytes": [one["last_bytes"] for one in moved],
+        "stop_to_start_s": [round(one["ended_at"] - one["stopped_at"], 2) for one in moved],
+    }
+    record_property("figures", json.dumps(figures))
+    print(json.dumps(figures))
+    assert [one["phase"] for one in moved] == ["done"] * 3
+    assert all(one["last_bytes"] * 2 < one["moved_bytes"] for one in moved)
+    assert moved[2]["moved_bytes"] * 2 < moved[0]["moved_bytes"]
+
+
+def _start_writing(lab: Lab, name: str, volume: str) -> None:
+    """A container on h1 that counts up in a file, each number synced before the next."""
+    write = "n=$((n+1)); echo $n > /data/new; sync /data/new; mv /data/new /data/n"
+    loop = f"trap 'exit 0' TERM; n=0; while :; do {write}; done"
+    run = ("docker", "run", "-d", "--name", name, "-v", f"{volume}:/data", "-e", "constraint:host==h1")
+    on(lab, "h1", *run, "busybox", "sh", "-c", loop)
+    until(lambda: _count(lab, name) > 10, "the first numbers")
+
+
+def _count(lab: Lab, name: str) -> int:
+    return int(on(lab, "h3", "docker", "exec", name, "cat", "/data/n", check=False) or 0)
+
+
+@pytest.mark.parametrize("victim", ["h1", "h2"])
+def test_a_daemon_killed_during_a_move(lab: Lab, victim: str) -> None:
+    """The daemon of the source or of the target dies in the middle, and comes back."""
+    name, volume = f"count-{victim}", f"numbers-{victim}"
+    _start_writing(lab, name, volume)
+    on(lab, "h3", "docker", "exec", name, "dd", "if=/dev/urandom", "of=/data/big", "bs=1M", "count=200")
+    before = _count(lab, name)
+    on(lab, "h3", "drover", "move", name, "--to", "h2", "--detach", "--limit", "60")
+    time.sleep(1.5)
+    on(lab, victim, "sh", "-c", f"kill -9 {lab.host(victim).pid_of('drover')}")
+    cluster.start_daemon(lab.host(victim))
+    cluster.wait_for_gateway(lab.host(victim))
+    until(lambda: _ended(lab, name), "the end of the move")
+    until(lambda: _count(lab, name) > before, "numbers after the move")
+    home = "h2" if _ended(lab, name) == "done" else "h1"
+    until(lambda: fenced(lab, "btrfs", volume) == {one: one == home for one in ("h1", "h2", "h3")}, "one live set")
+    on(lab, "h3", "docker", "rm", "-f", name)
+
+
+def _ended(lab: Lab, name: str) -> str:
+    """How the move of a container ended; empty while it has not."""
+    moves = json.loads(
+        on(lab, "h3", "sh", "-c", f"curl -s --unix-socket {lab.host('h3').drover_socket} http://drover/moves")
+    )
+    phase = next(one["phase"] for one in moves if one["name"] == name)
+    return phase if phase in ("done", "aborted") else ""
