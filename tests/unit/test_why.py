@@ -30,6 +30,7 @@ def test_a_running_container_and_its_reasons() -> None:
         "placed_at": "1970-01-01 00:01:00 UTC",
         "chosen": "h1 is best",
         "reasons": {"h2": "is full"},
+        "obstacle": "",
         "state": "running",
         "since": "2026-01-31T12:00:00Z",
         "exit_code": 0,
@@ -45,6 +46,13 @@ def test_a_finished_container_on_a_lost_host() -> None:
     assert (told["state"], told["since"], told["exit_code"]) == ("exited", "later", 137)
     assert told["host_says"] == f"host h1 is down since {LOST_TEXT}"
     assert told["order"]["answered"] is False
+
+
+def test_what_keeps_a_container_on_a_lost_host_is_said() -> None:
+    record = r.Container(id=cid(1), name="db", body='{"Env": ["constraint:host==h1"]}', desired="running")
+    lost = [*container(1, "db", "h1", state="running"), put(r.key("containers", cid(1)), record)]
+    told = explain(world(host("h1", state="lost"), host("h2"), lost), "db")
+    assert told["obstacle"].startswith("no host can take db: h1: is down since")
 
 
 def test_unknown_is_not_missing() -> None:

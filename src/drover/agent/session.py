@@ -1,6 +1,6 @@
 """`Session`: this host's lease, and with it the record that says the host is alive.
 
-Theory of operation. The lease is renewed every eighth of its time. `last_good` is the monotonic time at which the last
+Theory of operation. The lease is renewed ten times in its time. `last_good` is the monotonic time at which the last
 successful renewal was SENT: the store cannot have counted from earlier, so whoever must stop before the lease ends
 counts from there (`fence_at`).
 
@@ -30,7 +30,7 @@ from drover.store.port import Lease, Store
 log = structlog.get_logger()
 
 RETRY_S = 0.1
-RENEWALS = 8
+RENEWALS = 10
 """How many renewals a lease's time holds: often enough that an election of the store's leader fits in between."""
 SELF_FENCE_S = 2.5
 NEVER, AT_ONCE = float("inf"), float("-inf")
@@ -112,15 +112,17 @@ class Session:
         return lease, revision, sent
 
     async def _keep(self, lease: Lease) -> None:
+        pause_s = self._ttl_s / RENEWALS
         while True:
-            await asyncio.sleep(self._ttl_s / RENEWALS)
+            await asyncio.sleep(pause_s)
             try:
                 self._fence_from(await lease.renew(), self.self_fence_s)
+                pause_s = self._ttl_s / RENEWALS
             except NotFound:
                 raise
             except DroverError as error:
                 log.warning("the lease was not renewed", error=error.message)
-                await asyncio.sleep(RETRY_S)
+                pause_s = RETRY_S
 
     def _fence_from(self, sent: float | None, good_s: float) -> None:
         """What was sent at `sent` is good for `good_s`; None: nothing is."""

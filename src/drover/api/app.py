@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -263,7 +264,7 @@ async def delete_token(request: web.Request) -> web.Response:
 
 
 async def get_why(request: web.Request) -> web.Response:
-    return json_answer(explain(request.app[CONTEXT].mirror.cluster, request.match_info["ref"]))
+    return json_answer(explain(request.app[CONTEXT].mirror.cluster, request.match_info["ref"], time.time()))
 
 
 def _without_token(cluster: Cluster, ident: str) -> Decision:

@@ -73,6 +73,7 @@ def _reasons(answer: dict[str, Any]) -> dict[str, str]:
         "Host": answer["host_says"] or "none",
         "Chosen": answer["chosen"] or "the reason was not written down",
         **{f"  {name}": reason for name, reason in sorted(answer["reasons"].items())},
+        "Not moved": answer.get("obstacle", ""),
         "Placed": answer["placed_at"],
         "Desired": f"{answer['desired']}; last order: {order['verb']}, {answered}",
         "State": f"{answer['state']} since {answer['since']}" if answer["since"] else answer["state"],

@@ -47,8 +47,8 @@ from drover.daemon.recovery import Recoverer
 from drover.daemon.volumes import PeerVolumes, volume_routes
 from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
-from drover.decide.replicas import successor
 from drover.decide.default_network import default_network_draft
+from drover.decide.replicas import successor
 from drover.decide.tables import wanted_addresses
 from drover.drivers.engine.docker import DockerEngine
 from drover.drivers.network.dns import Responder

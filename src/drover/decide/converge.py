@@ -350,10 +350,10 @@ def running_strays(cluster: Cluster, host: str, seen: Seen) -> list[str]:
 
 def _spare_image(context: _Context) -> Iterable[s.Step]:
     """The first spare that is missing and may be tried now: one at a time, beside whatever else goes on."""
-    for spare in spares(context.cluster, context.host):
-        step = s.KeepImage(spare.container, spare.ref, spare.image_id)
+    for image in spares(context.cluster, context.host):
+        step = s.KeepImage(image.container, image.ref, image.image_id)
         held = context.seen.held.get(step.object, 0.0) > context.now
-        if spare.image_id not in context.seen.images and not held:
+        if image.image_id not in context.seen.images and not held:
             yield step
             return
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from drover.decide.health import host_state
+from drover.decide.recover import obstacle
+from drover.decide.replicas import successor
 from drover.decide.resolve import resolve_container
 from drover.decide.sentences import instant
 from drover.model import records as r
 from drover.model.cluster import Cluster
 
 
-def explain(cluster: Cluster, ref: str) -> dict[str, Any]:
+def explain(cluster: Cluster, ref: str, now: float = 0.0) -> dict[str, Any]:
     """The explanation of one container. Raises as `resolve_container` does.
 
     Shape: `{container, id, image, desired, order: {number, verb, answered}, host, host_state, host_says, epoch,
-    placed_at, chosen, reasons: {host: sentence}, state, since, exit_code, health, error, progress}`; times are text,
-    empty where unknown.
+    placed_at, chosen, reasons: {host: sentence}, obstacle, state, since, exit_code, health, error, progress}`; times are text,
+    empty where unknown. `obstacle`: why it does not run elsewhere though its host is lost; `now` is in seconds since the
+    Unix epoch.
     """
     container = resolve_container(cluster, ref)
     facts = cluster.facts_of(container.id)
@@ -30,6 +33,7 @@ def explain(cluster: Cluster, ref: str) -> dict[str, Any]:
         "desired": container.desired,
         "order": _order(container, facts),
         **_where(cluster, cluster.placements.get(container.id)),
+        "obstacle": obstacle(cluster, container.id, now, successor),
         **_state(facts),
     }
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from drover.gateway.call import Call, Edit, Outcome, Relay
 from drover.gateway.context import Context, target_of
+from drover.gateway.restarts import needs_own_policy, own_policy
 from drover.gateway.shown import inspected, needs_showing
 
 _PREFIX = "/containers/"
@@ -39,6 +40,8 @@ async def inspect(ctx: Context, call: Call) -> Outcome:
     edits: list[Edit] = [ctx.ids.to_cluster]
     if needs_showing(ctx.cluster, record):
         edits.append(inspected(ctx.cluster, record, ctx.bridge_id()))
+    if needs_own_policy(ctx.cluster, record):
+        edits.append(own_policy(record))
     return Relay(host=host, target=target, edit=lambda body: reduce(lambda text, edit: edit(text), edits, body))
 
 

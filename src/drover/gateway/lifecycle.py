@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from drover.decide.default_network import is_on_default
+from drover.decide.fence import holds_claims
 from drover.drivers.engine.linking import split_link
 from drover.errors import Conflict, Invalid, NotFound
 from drover.gateway.call import Call, Outcome, Relay, Reply
@@ -25,6 +26,7 @@ from drover.gateway.containers import target_at_engine
 from drover.gateway.context import Context, decoded, json_text, target_of
 from drover.gateway.orders import Ask, reply_to, submit
 from drover.gateway.publishing import exposed_ports, give_up, publishing, refuse_busy
+from drover.gateway.restarts import asked_policy, with_policy, without_policy
 from drover.model import records as r
 from drover.model.cluster import Cluster, delete, put
 
@@ -82,8 +84,19 @@ def _refuse_to_kill_nothing(ctx: Context, name: str) -> None:
 
 
 async def update(ctx: Context, call: Call) -> Outcome:
+    """A new restart policy is kept in the record; the engine hears of it unless the container holds claims."""
     body = await json_text(call)
-    return await _simple(ctx, call, Ask(verb="update", body=body))
+    record = ctx.container(call.params["name"])
+    ctx.host_of(record)
+    policy = asked_policy(body)
+    if policy is None:
+        return reply_to(ctx, await submit(ctx, record.id, Ask(verb="update", body=body)))
+
+    def amend(cluster: Cluster, current: r.Container) -> tuple[r.Container, Draft]:
+        return with_policy(current, policy), Draft([], {})
+
+    told = without_policy(body) if holds_claims(ctx.cluster, record) else body
+    return reply_to(ctx, await submit(ctx, record.id, Ask(verb="update", body=told), amend))
 
 
 async def remove(ctx: Context, call: Call) -> Outcome:

@@ -37,7 +37,9 @@ PAGE_ROWS = 1000
 SILENCE_S = 3.0
 PATIENCE_S = 6.0
 PAUSE_S = 0.1
-RENEW_ATTEMPTS = 4
+RENEW_ATTEMPTS = 10
+"""How many attempts to renew a lease fit into its time: short ones, as the next may find a new leader."""
+KEEPALIVE = "/v3/lease/keepalive"
 
 NOT_FOUND, OUT_OF_RANGE = 5, 11
 """gRPC status codes."""
@@ -52,16 +54,40 @@ class EtcdLease:
         self.ttl_s = ttl_s
 
     async def renew(self) -> float:
-        """See `Lease.renew`. Gives up after half of `ttl_s`, since a later answer would help nobody, and asks several
-        members in that time: a host must not fence itself because one of them has fallen silent."""
-        deadline_s = min(self._http.deadline_s, self.ttl_s / 2)
-        request = {"ID": self.id}
-        answer = await self._http.call(
-            "/v3/lease/keepalive", request, deadline_s=deadline_s, attempt_s=deadline_s / RENEW_ATTEMPTS
-        )
-        if int(answer.body.get("TTL", 0)) <= 0:
+        """See `Lease.renew`. One member is asked; if it does not answer soon, all of them at once: a host must not
+        fence itself because one of them has fallen silent, or died as their leader. Then it gives up, soon enough for
+        the caller to ask again."""
+        attempt_s = self.ttl_s / RENEW_ATTEMPTS
+        sent_s = asyncio.get_running_loop().time()
+        try:
+            body = (await self._http.call(KEEPALIVE, {"ID": self.id}, deadline_s=attempt_s, attempt_s=attempt_s)).body
+        except Unavailable:
+            sent_s = asyncio.get_running_loop().time()
+            body = await self._any_member(attempt_s)
+        if int(body.get("TTL", 0)) <= 0:
             raise lease_over(self.id)
-        return answer.sent_s
+        return sent_s
+
+    async def _any_member(self, limit_s: float) -> Json:
+        """The first answer of any member. Raises `Unavailable` if none answers in time."""
+        asked = [asyncio.create_task(self._ask(url)) for url in self._http.endpoints]
+        try:
+            async with asyncio.timeout(limit_s):
+                for answer in asyncio.as_completed(asked):
+                    if (body := await answer) is not None:
+                        return body
+        except TimeoutError:
+            pass
+        finally:
+            for task in asked:
+                task.cancel()
+        raise Unavailable("no member of the store renewed the lease")
+
+    async def _ask(self, endpoint: str) -> Json | None:
+        try:
+            return await self._http.call_at(endpoint, KEEPALIVE, {"ID": self.id})
+        except (Unavailable, Refused):
+            return None
 
     async def revoke(self) -> None:
         try:

@@ -1,0 +1,76 @@
+"""Restart policies of containers that hold claims: the client's in what it reads, `no` in what its engine does.
+
+    call                          the engine           the record                the client
+    POST /containers/create       is told `no`         keeps the client's own
+    POST /containers/X/update     is told no policy    gets the new one
+    GET /containers/X/json        says `no`                                      reads its own
+
+Why: nothing that holds claims may start by itself on a host that has lost them (`docs/adr/0004-fencing.md`); the
+host's agent starts it again, by the client's policy. Other containers keep their engine's restarts; their record gets a
+new policy, too, so that it goes along when they move.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from drover.decide.fence import holds_claims
+from drover.model import records as r
+from drover.model.cluster import Cluster
+
+Policy = dict[str, Any]
+NO_POLICY: Policy = {"Name": "no", "MaximumRetryCount": 0}
+
+
+class _Asked(msgspec.Struct, rename="pascal"):
+    restart_policy: Policy | None = None
+
+
+class _Body(msgspec.Struct, rename="pascal"):
+    host_config: _Asked | None = None
+
+
+def asked_policy(update_body: str) -> Policy | None:
+    """The policy of an update call; None if it changes none (the docker command then sends an empty name)."""
+    policy = msgspec.json.decode(update_body or "{}", type=_Asked).restart_policy
+    return policy if policy and policy.get("Name") else None
+
+
+def without_policy(update_body: str) -> str:
+    return json.dumps({name: value for name, value in json.loads(update_body).items() if name != "RestartPolicy"})
+
+
+def with_policy(record: r.Container, policy: Policy) -> r.Container:
+    """The record with another policy in its create body."""
+    body = json.loads(record.body or "{}")
+    body["HostConfig"] = {**(body.get("HostConfig") or {}), "RestartPolicy": policy}
+    return msgspec.structs.replace(record, body=json.dumps(body))
+
+
+def needs_own_policy(cluster: Cluster, record: r.Container) -> bool:
+    """Whether the engine's word on the policy differs from the client's."""
+    return holds_claims(cluster, record) and _policy(record) != NO_POLICY
+
+
+def own_policy(record: r.Container) -> Callable[[bytes], bytes]:
+    """The edit of an inspect answer: only its HostConfig is decoded."""
+
+    def edit(body: bytes) -> bytes:
+        whole = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        if "HostConfig" not in whole:
+            return body
+        host = msgspec.json.decode(whole["HostConfig"], type=dict[str, msgspec.Raw])
+        shown: dict[str, Any] = {**host, "RestartPolicy": _policy(record)}
+        return msgspec.json.encode({**whole, "HostConfig": shown}) + b"\n"
+
+    return edit
+
+
+def _policy(record: r.Container) -> Policy:
+    asked = msgspec.json.decode(record.body or "{}", type=_Body).host_config
+    policy = (asked.restart_policy if asked else None) or NO_POLICY
+    return {"Name": policy.get("Name") or "no", "MaximumRetryCount": policy.get("MaximumRetryCount") or 0}
