@@ -144,17 +144,17 @@ def test_a_database_moves_around_under_a_writer(lab: Lab, record_property: Calla
     assert moved[2]["moved_bytes"] * 2 < moved[0]["moved_bytes"]
 
 
-def _start_writing(lab: Lab, name: str, volume: str) -> None:
+def _start_writing(lab: Lab, name: str, volume: str, constraint: str = "constraint:host==h1") -> None:
     """A container on h1 that counts up in a file, each number synced before the next."""
     write = "n=$((n+1)); echo $n > /data/new; sync /data/new; mv /data/new /data/n"
     loop = f"trap 'exit 0' TERM; n=0; while :; do {write}; done"
-    run = ("docker", "run", "-d", "--name", name, "-v", f"{volume}:/data", "-e", "constraint:host==h1")
+    run = ("docker", "run", "-d", "--name", name, "-v", f"{volume}:/data", "-e", constraint)
     on(lab, "h1", *run, "busybox", "sh", "-c", loop)
     until(lambda: _count(lab, name) > 10, "the first numbers")
 
 
-def _count(lab: Lab, name: str) -> int:
-    return int(on(lab, "h3", "docker", "exec", name, "cat", "/data/n", check=False) or 0)
+def _count(lab: Lab, name: str, through: str = "h3") -> int:
+    return int(on(lab, through, "docker", "exec", name, "cat", "/data/n", check=False) or 0)
 
 
 @pytest.mark.parametrize("victim", ["h1", "h2"])
@@ -183,3 +183,43 @@ def _ended(lab: Lab, name: str) -> str:
     )
     phase = next(one["phase"] for one in moves if one["name"] == name)
     return phase if phase in ("done", "aborted") else ""
+
+
+def test_snapshots_roll_back_and_clones_are_their_own(lab: Lab) -> None:
+    """From a host that does not have the data: the one that has it does the work."""
+    run = ("docker", "run", "--rm", "-v", "life:/data", "-e", "constraint:host==h1", "busybox", "sh", "-c")
+    on(lab, "h1", *run, "echo fish > /data/file")
+    taken = on(lab, "h2", "drover", "volume", "snapshot", "life", "--name", "before")
+    on(lab, "h1", *run, "echo fowl > /data/file")
+    on(lab, "h2", "drover", "volume", "clone", "life", "life2", "--snapshot", taken)
+    assert on(lab, "h3", "docker", "run", "--rm", "-v", "life2:/data", "busybox", "cat", "/data/file") == "fish"
+    assert on(lab, "h1", *run, "cat /data/file") == "fowl"
+    on(lab, "h3", "drover", "volume", "rollback", "life", taken)
+    assert on(lab, "h1", *run, "cat /data/file") == "fish"
+    named = [one["name"] for one in asked(lab, "h3", "drover", "volume", "snapshots", "life", "--json")]
+    assert "before.rollback" in named
+    on(lab, "h2", "drover", "volume", "snapshot", "life", "--rm", taken)
+    listed = asked(lab, "h1", "drover", "volume", "snapshots", "life", "--json")
+    assert taken not in [one["id"] for one in listed]
+
+
+def test_a_lost_hosts_volume_comes_back_from_its_copy(lab: Lab) -> None:
+    """Power cut: the newest copy is promoted. The old one is kept, as a snapshot, when the host is back."""
+    on(lab, "h1", "docker", "volume", "create", "--opt", "replicas=2", "--opt", "interval=1s", "survivor")
+    _start_writing(lab, "phoenix", "survivor", "constraint:host==~h1")
+    until(lambda: len(asked(lab, "h3", "drover", "volume", "inspect", "survivor")["copies"]) == 2, "two copies")
+    home = str(asked(lab, "h3", "drover", "volume", "inspect", "survivor")["host"])
+    others = [name for name in ("h1", "h2", "h3") if name != home]
+    before = _count(lab, "phoenix", others[0])
+    time.sleep(3)
+    lab.host(home).kill()
+    until(lambda: _count(lab, "phoenix", others[0]) > before, "numbers on another host")
+    taken = asked(lab, others[0], "drover", "volume", "inspect", "survivor")
+    assert taken["host"] in others
+    assert taken["epoch"] == 2
+    lab.host(home).revive()
+    kept = lab.host(home).state_dir / "volumes" / "pool" / "snap" / "survivor"
+    until(lambda: "-aside" in on(lab, home, "sh", "-c", f"ls {kept} || true"), "the old copy as a snapshot")
+    live = fenced(lab, "btrfs", "survivor")
+    assert live == {name: name == taken["host"] for name in live}
+    on(lab, others[0], "docker", "rm", "-f", "phoenix")

@@ -31,10 +31,11 @@ from drover.decide.replicas import next_refresh
 from drover.drivers.engine.port import EPOCH_LABEL, Engine
 from drover.drivers.volumes.catalog import Catalog
 from drover.drivers.volumes.port import NoBase, VolumeDriver
-from drover.errors import Conflict, DroverError, NotFound, Unavailable
+from drover.errors import Conflict, DroverError, Invalid, NotFound, Unavailable
 from drover.model import records as r
-from drover.model.cluster import Change, Cluster, delete
-from drover.model.snapshots import epoch_of, next_id
+from drover.model.cluster import Change, Cluster, delete, put
+from drover.model.snapshots import epoch_of, label_of, next_id
+from drover.model.spec import parse_spec
 from drover.model.volume_options import options_of
 from drover.store.mirror import Mirror
 
@@ -42,6 +43,7 @@ log = structlog.get_logger()
 
 VOLUME_LABEL = "drover.volume"
 READ_YOUR_WRITES_S = 5.0
+SEE_SNAPSHOTS = "`drover volume snapshots VOLUME` lists them"
 ASIDE = "aside"
 """The name of a snapshot that was a live set when its claim had passed to another host: it may hold what was lost."""
 
@@ -277,6 +279,64 @@ class VolumeKeeper:
         async with self.busy[name]:
             await self.driver(self.record(name)).forget(name, snapshots)
         await self.look(name)
+
+    # -- for people ----------------------------------------------------------------------------------------------
+
+    async def snapshot(self, name: str, label: str) -> str:
+        """Take a snapshot that is kept until it is removed; its id. Raises `Invalid` where the driver cannot take one
+        of files that are being written."""
+        volume = self.held(name)
+        driver = self.driver(volume)
+        if not driver.instant:
+            raise Invalid(f"the driver {self.driver_name(volume)} of volume {name} has no snapshots", hint="btrfs has")
+        async with self.busy[name]:
+            snapshot = next_id(await driver.snapshots(name), volume.epoch, self._now(), label)
+            await driver.snapshot(name, snapshot)
+        await self.look(name)
+        return snapshot
+
+    async def rollback(self, name: str, snapshot: str) -> str:
+        """Make the live set what a snapshot holds; what it was is kept as the snapshot whose id is returned."""
+        volume = self.held(name)
+        driver = self.driver(volume)
+        self._refuse_running(name)
+        async with self.busy[name]:
+            known = await driver.snapshots(name)
+            if snapshot not in known:
+                raise NotFound(f"volume {name} has no snapshot {snapshot} on {self._host}", hint=SEE_SNAPSHOTS)
+            aside = next_id(known, volume.epoch, self._now(), "before.rollback")
+            await driver.demote(name, aside)
+            await driver.promote(name, snapshot, volume.epoch)
+        await self.look(name)
+        return aside
+
+    def _refuse_running(self, name: str) -> None:
+        for container, seen in self._view.containers.items():
+            record = self._cluster.containers.get(container)
+            uses = record is not None and name in parse_spec(record.body).volume_names
+            if uses and seen.state in ("running", "paused", "restarting"):
+                raise Conflict(f"volume {name} is in use by the running container {seen.name}", hint="stop it first")
+
+    async def clone(self, name: str, clone: str, snapshot: str) -> None:
+        """Make another volume of a snapshot, on this host. Its record says what to promote; the data is here first."""
+        volume = self.held(name)
+        driver = self.driver(volume)
+        async with self.busy[clone], aclosing(driver.send(name, snapshot, b"")) as pieces:
+            await driver.receive(clone, snapshot, pieces)
+        key = r.key("volumes", clone)
+        record = msgspec.structs.replace(volume, name=clone, snapshot=snapshot, created_at=self._now())
+        revision = await self._reporter.commit([put(key, record)], {key: 0})
+        await self._mirror.reached(revision, READ_YOUR_WRITES_S)
+        await self.look(clone)
+
+    async def forget(self, name: str, snapshot: str) -> None:
+        """Remove a person's snapshot from this host."""
+        volume = self.record(name)
+        if not label_of(snapshot):
+            raise Conflict("Drover needs this snapshot itself, and removes it", hint="those with a name are yours")
+        if snapshot not in await self.driver(volume).snapshots(name):
+            raise NotFound(f"volume {name} has no snapshot {snapshot} on {self._host}", hint=SEE_SNAPSHOTS)
+        await self.tidy(name, (snapshot,))
 
     # -- between hosts -------------------------------------------------------------------------------------------
 

@@ -94,3 +94,73 @@ def move(ctx: click.Context, /, name: str, **options: Any) -> None:
       drover volume move data --to h2
     """
     start_and_follow(client(ctx), f"{_path(name)}/move", **options)
+
+
+@volume.command()
+@click.argument("name")
+@json_option
+@click.pass_context
+def snapshots(ctx: click.Context, name: str, as_json: bool) -> None:
+    """List a volume's snapshots: those taken by people, and those that Drover copies from.
+
+    \b
+    Example:
+      drover volume snapshots data
+    """
+    found = client(ctx).get(f"{_path(name)}/snapshots")
+    if as_json:
+        output.show_json(found)
+        return
+    rows = [(one["id"], one["name"] or "-", output.ago(one["taken_at"]), " ".join(one["hosts"])) for one in found]
+    output.show_table(("ID", "NAME", "TAKEN", "HOSTS"), rows)
+
+
+@volume.command()
+@click.argument("name")
+@click.option("--name", "label", default="snapshot", show_default=True, help="What to call it.")
+@click.option("--rm", "removed", default="", metavar="ID", help="Remove this one instead of taking one.")
+@click.pass_context
+def snapshot(ctx: click.Context, name: str, label: str, removed: str) -> None:
+    """Take a snapshot, which is kept until it is removed.
+
+    \b
+    Example:
+      drover volume snapshot data --name before_upgrade
+    """
+    daemon = client(ctx)
+    if removed:
+        daemon.delete(f"{_path(name)}/snapshots/{segment(removed)}")
+        output.say(f"snapshot {removed} is gone")
+    else:
+        output.say(daemon.post(f"{_path(name)}/snapshots", {"label": label})["snapshot"])
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("snapshot_id", metavar="ID")
+@click.pass_context
+def rollback(ctx: click.Context, name: str, snapshot_id: str) -> None:
+    """Make a volume what it was. Its containers must be stopped; what it is now is kept as a snapshot.
+
+    \b
+    Example:
+      drover volume rollback data 0000000001-001790000000000-before_upgrade
+    """
+    answer = client(ctx).post(f"{_path(name)}/rollback", {"snapshot": snapshot_id})
+    output.say(f"volume {name} is as in {snapshot_id}; what it was is the snapshot {answer['aside']}")
+
+
+@volume.command()
+@click.argument("name")
+@click.argument("new_name")
+@click.option("--snapshot", "snapshot_id", default="", metavar="ID", help="Of this snapshot (default: as it is now).")
+@click.pass_context
+def clone(ctx: click.Context, name: str, new_name: str, snapshot_id: str) -> None:
+    """Make a new volume with the content of another, on the same host.
+
+    \b
+    Example:
+      drover volume clone data data-test
+    """
+    client(ctx).post(f"{_path(name)}/clone", {"name": new_name, "snapshot": snapshot_id})
+    output.say(new_name)

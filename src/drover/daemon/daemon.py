@@ -44,6 +44,7 @@ from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.recovery import Recoverer
+from drover.daemon.snapshots import SnapshotRoutes
 from drover.daemon.volumes import PeerVolumes, volume_routes
 from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
@@ -110,7 +111,9 @@ class Daemon:
         self.hooks = HookLayer(self.mirror, self.links)
         self.server = GatewayServer(self.hooks.wrap(self.gateway.handle), self.links)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
-        volumes = [*volume_routes(self.agent.actor.keeper), *volume_api_routes()]
+        keeper = self.agent.actor.keeper
+        snapshots = SnapshotRoutes(config.name, self.mirror, keeper, self.volumes)
+        volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes()]
         doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
         routes = [*image_routes(config.name, self.engine), *volumes, *adapter_routes(self.hooks), *doctor]
         self.api = ApiServer(self._api_context(), routes)

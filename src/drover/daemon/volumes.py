@@ -18,6 +18,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -34,6 +35,7 @@ AT_HEADER = "Drover-At"
 PIECE_BYTES = 1024 * 1024
 MAX_HAVE_BYTES = 512 * 1024 * 1024
 CONNECT_DEADLINE_S = 3.0
+PASS_ON_DEADLINE_S = 50.0
 SILENCE_DEADLINE_S = 30.0
 """How long a source may send nothing: a large volume takes a while to be looked through."""
 
@@ -72,6 +74,21 @@ class PeerVolumes:
                     yield Incoming(headers[SNAPSHOT_HEADER], pieces, float(headers[AT_HEADER]))
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(host, error) from error
+
+    async def pass_on(self, host: str, method: str, path: str, body: bytes) -> Any:
+        """Another daemon's answer to a call of the API that only it can do. Raises what it refuses with."""
+        record = self._mirror.cluster.hosts[host]
+        url = f"https://{record.address}:{record.api_port}{path}"
+        timeout = aiohttp.ClientTimeout(total=PASS_ON_DEADLINE_S, connect=CONNECT_DEADLINE_S)
+        headers = {"Drover-Passed-On": "1"}
+        try:
+            async with self._open().request(method, url, data=body, headers=headers, timeout=timeout) as response:
+                answer = await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(host, error) from error
+        if response.status >= 400:
+            raise _refusal(response.status, answer)
+        return msgspec.json.decode(answer)
 
 
 def _path(volume: str) -> str:
