@@ -21,9 +21,10 @@ import structlog
 from drover.decide.health import down_sentence
 from drover.decide.resolve import resolve_container, resolve_network
 from drover.errors import Conflict, EngineError, Invalid, NotFound, Unavailable
-from drover.gateway.call import Call, EngineResponse, Headers, Links, Reply
+from drover.gateway.call import Call, EngineResponse, Headers, Links, Outcome, Reply
 from drover.gateway.execmap import ExecMap
 from drover.gateway.ids import IdMap
+from drover.gateway.shared import SharedReads
 from drover.gateway.versions import SpokenVersions
 from drover.model import records as r
 from drover.model.cluster import Cluster
@@ -58,6 +59,7 @@ class Context:
         self.ids = IdMap()
         self._versions = SpokenVersions()
         self.execs = ExecMap()
+        self.shared: SharedReads[Outcome] = SharedReads()
         self.choosing = asyncio.Lock()
         self.ids.rebuild(mirror.cluster)
         mirror.on_batch(self.ids.observe)

@@ -27,7 +27,8 @@ from drover.gateway.pipes import FramedPipe, connect_unix
 from drover.gateway.pool import Pool
 from drover.gateway.questions import Answer, Stream, question
 
-CONNECT_DEADLINE_S = 2.0
+CONNECT_DEADLINE_S = 8.0
+"""A host that is alive may be busy; one that is dead is known to be soon, and `host_lost` ends the waiting then."""
 SHUTDOWN_DEADLINE_S = 2.0
 IDLE_S = 60.0
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -59,6 +60,7 @@ class EngineLinks:
         self._server_hostname = server_hostname
         self._idle_s = idle_s
         self._pools: dict[str, Pool] = {}
+        self._opening: dict[str, set[asyncio.Timeout]] = {}
 
     async def request(
         self,
@@ -143,8 +145,11 @@ class EngineLinks:
             raise
 
     async def _open(self, connection: EngineConnection, host: str, address: Address | None) -> None:
+        opening = self._opening.setdefault(host, set())
+        deadline = asyncio.timeout(CONNECT_DEADLINE_S)
+        opening.add(deadline)
         try:
-            async with asyncio.timeout(CONNECT_DEADLINE_S):
+            async with deadline:
                 if address is None:
                     await connect_unix(connection, self._socket_path)
                     return
@@ -156,9 +161,12 @@ class EngineLinks:
                     ssl_shutdown_timeout=SHUTDOWN_DEADLINE_S,
                 )
         except TimeoutError as error:
+            self._refuse_if_down(host)
             raise _unreachable(host, f"no connection within {CONNECT_DEADLINE_S:g} s") from error
         except OSError as error:  # includes what TLS refuses
             raise _unreachable(host, error.strerror or str(error)) from error
+        finally:
+            opening.discard(deadline)
 
     def _pool(self, host: str) -> Pool:
         pool = self._pools.get(host)
@@ -186,6 +194,9 @@ class EngineLinks:
     def host_lost(self, host: str, reason: str) -> None:
         """The host is dead: cut every connection to it; whoever waits gets `Unavailable(reason)` at once."""
         self._pool(host).abort(Unavailable(reason))
+        now = asyncio.get_running_loop().time()
+        for deadline in self._opening.get(host, ()):
+            deadline.reschedule(now)
 
     async def close(self) -> None:
         """Cut every connection."""

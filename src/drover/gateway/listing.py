@@ -64,6 +64,11 @@ class _Head(msgspec.Struct, rename="pascal"):
 
 
 async def list_containers(ctx: Context, call: Call) -> Outcome:
+    question = ("container.list", call.version, call.query_string)
+    return await ctx.shared.read(question, lambda: _listed(ctx, call))
+
+
+async def _listed(ctx: Context, call: Call) -> Outcome:
     elements = await elements_of(ctx, call, wanted_of(call))
     return Reply(body=b"[" + b",".join(one.raw for one in elements) + b"]\n")
 
