@@ -163,7 +163,7 @@ async def test_five_hundred_clients(cluster: Lab, containers: list[str]) -> None
     print(f"{sum(seen.values())} calls in {LOAD_S:g} s; growth in MB {growth}; rude clients saw {rude}")
     assert set(seen) == {"200"}, seen
     assert sum(seen.values()) >= CLIENTS
-    assert set(rude["talker_of_garbage"]) <= {"400", "431", "cut off"}, rude
+    assert set(rude["talker_of_garbage"]) <= {"400", "cut off"}, rude
     assert rude["talker_of_garbage"]["400"] > 0
     assert rude["leaver"]["left"] > 0
     assert all(largest[name] - before[name] < GROWTH_BYTES for name in before), growth

@@ -7,7 +7,7 @@ read in two ways.
 
 | rule | refused with |
 |---|---|
-| at most 64 KiB | 431 |
+| at most 64 KiB | 400 |
 | only CRLF ends a line; no bare CR or LF, no control characters, no obs-fold, no empty line before the head | 400 |
 | HTTP/1.0 or 1.1 | 505 |
 | at most one Content-Length, decimal digits only | 400 |
@@ -134,7 +134,7 @@ class _HeadReader:
         self._raw += data
         end = self._raw.find(_END, max(0, before - 3))
         if (end if end >= 0 else len(self._raw)) > HEAD_LIMIT_BYTES:
-            raise BadMessage("the head is larger than 64 KiB", 431)
+            raise BadMessage("the head is larger than 64 KiB")
         used = end + len(_END) - before if end >= 0 else len(data)
         self._parse(data[:used])
         if self._found.complete != (end >= 0) or self._raw.startswith((b"\r", b"\n")):
