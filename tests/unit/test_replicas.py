@@ -96,9 +96,15 @@ def test_the_newest_complete_copy_of_a_live_host_takes_over() -> None:
     taken = replicas.successor(lost, lost.volumes["data"])
     assert isinstance(taken, r.Volume)
     assert (taken.host, taken.epoch, taken.snapshot) == ("h2", 2, snap(5))
-    assert replicas.loss_sentence(lost.volumes["data"], taken, T0 + 7, T0 + 10).startswith(
-        "at most 3 seconds of writes"
-    )
+    assert taken.note.startswith("what was written after that is lost: h2 has it as of ")
+
+
+def test_what_a_promotion_may_lose_is_said() -> None:
+    noted = [put("lost/h1", r.HostLost(host="h1", at=T0 + 9.5))]
+    lost = without(scene(has("h2", snap(5), synced_at=T0 + 7), noted), "alive/h1")
+    taken = replicas.successor(lost, lost.volumes["data"])
+    assert isinstance(taken, r.Volume)
+    assert taken.note.startswith("at most 3 seconds of writes are lost: h2 has it as of ")
 
 
 def test_without_a_copy_nobody_takes_over() -> None:

@@ -121,7 +121,7 @@ def volume_view(cluster: Cluster, volume: r.Volume) -> dict[str, Any]:
         ],
         "copies": [_copy_view(one) for host, one in sorted(facts.items()) if host != volume.host and one.snapshots],
         "snapshots": list(holder.snapshots) if holder else [],
-        "message": holder.message if holder else "",
+        "message": volume.note or (holder.message if holder else ""),
     }
 
 

@@ -25,12 +25,13 @@ promoted with the next epoch; what the old holder had stays there as a snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 from zlib import crc32
 
 import msgspec
 
 from drover.decide.moves import driver_of, move_of_volume
-from drover.decide.sentences import count
+from drover.decide.sentences import count, instant
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.snapshots import epoch_of, label_of, taken_at
@@ -126,7 +127,8 @@ def successor(cluster: Cluster, volume: r.Volume) -> r.Volume | str:
     if not copies:
         return f"volume {volume.name} has no complete replica on another host than {volume.host} that is up"
     host, snapshot = max(copies.items(), key=lambda item: (item[1], item[0]))
-    return msgspec.structs.replace(volume, host=host, epoch=volume.epoch + 1, snapshot=snapshot)
+    note = _loss(cluster, volume, host, snapshot)
+    return msgspec.structs.replace(volume, host=host, epoch=volume.epoch + 1, snapshot=snapshot, note=note)
 
 
 def usable_copies(cluster: Cluster, volume: r.Volume) -> Mapping[str, str]:
@@ -140,7 +142,12 @@ def usable_copies(cluster: Cluster, volume: r.Volume) -> Mapping[str, str]:
     return found
 
 
-def loss_sentence(volume: r.Volume, taken: r.Volume, synced_at: float, lost_at: float) -> str:
-    """What a promotion may have lost: `at most 3 seconds of writes to volume data are lost`."""
-    since = max(taken_at(taken.snapshot), synced_at)
-    return f"at most {count(max(1, round(lost_at - since)), 'second')} of writes to volume {volume.name} are lost"
+def _loss(cluster: Cluster, volume: r.Volume, host: str, snapshot: str) -> str:
+    """What a promotion may lose: `at most 3 seconds of writes are lost: h2 has it as of 12:00:00 UTC`; it is longer ago
+    where nobody noted when the holder was lost."""
+    facts, lost = cluster.volume_facts.get(f"{host}/{volume.name}"), cluster.lost.get(volume.host)
+    equal_at = max(taken_at(snapshot), facts.synced_at if facts else 0.0)
+    known = f"{host} has it as of {instant(equal_at)}"
+    if lost is None:
+        return f"what was written after that is lost: {known}"
+    return f"at most {count(max(1, ceil(lost.at - equal_at)), 'second')} of writes are lost: {known}"

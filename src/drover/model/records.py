@@ -238,6 +238,8 @@ class Volume(Record, frozen=True):
     epoch: int = 1
     snapshot: str = ""
     """The live set of this epoch is made from it; empty in the first epoch: it begins empty."""
+    note: str = ""
+    """What the last promotion after a death may have lost, as a sentence."""
     replicas: int = 1
     interval_s: float = 5.0
     created_at: float = 0.0
