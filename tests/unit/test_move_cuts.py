@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from move_world import CID, MoveWorld, on_virtual_time
 
 from drover.errors import DroverError
+from drover.model import records as r
+from drover.model.cluster import put
 
 SLOW_S = 0.05
 """How long each call of an engine or disk takes: a move then lasts about two seconds, all of it within some call."""
@@ -43,6 +46,28 @@ def test_snapshots_do_not_pile_up() -> None:
         await asyncio.sleep(300)
         kept = [len(await host.disk.snapshots("data")) for host in world.hosts.values()]
         assert max(kept) <= 12  # those of the last half minute, and what the next streams build on
+
+    on_virtual_time(scene)
+
+
+def test_a_removed_volume_leaves_nothing_on_any_host() -> None:
+    async def scene(world: MoveWorld) -> None:
+        await world.begin("h2")
+        await world.ended()
+        await asyncio.sleep(20)
+        store = world.hosts["h3"].store
+        removed = msgspec.structs.replace(world.cluster.containers[CID], desired="removed")
+        order = msgspec.structs.replace(removed, order=r.Order(number=9, verb="remove", query="force=1"))
+        await store.commit([put(r.key("containers", CID), order)])
+        await world.until(lambda now: CID not in now.containers)
+        assert world.cluster.moves == {}
+        marked = msgspec.structs.replace(world.cluster.volumes["data"], removed=True)
+        await store.commit([put(r.key("volumes", "data"), marked)])
+        await world.until(lambda now: not now.volumes)
+        await asyncio.sleep(20)
+        left = [(host.disk.present, await host.disk.snapshots("data")) for host in world.hosts.values()]
+        assert left == [(set(), [])] * 3
+        assert (world.cluster.volume_facts, world.cluster.move_facts) == ({}, {})
 
     on_virtual_time(scene)
 

@@ -115,6 +115,8 @@ class Actor:
         match step:
             case s.EnsureVolume(name):
                 await self.keeper.ensure(name)
+            case s.RemoveCopy(name):
+                await self.keeper.remove_copy(name)
             case s.DropVolume(name):
                 await self.keeper.drop(name)
             case s.SetAside(name):

@@ -26,7 +26,7 @@ import structlog
 
 from drover.agent.report import Reporter
 from drover.agent.view import View
-from drover.decide.moves import driver_of
+from drover.decide.moves import driver_of, volume_key
 from drover.decide.replicas import next_refresh
 from drover.drivers.engine.port import EPOCH_LABEL, Engine
 from drover.drivers.volumes.catalog import Catalog
@@ -268,11 +268,18 @@ class VolumeKeeper:
         await self._mirror.reached(revision, READ_YOUR_WRITES_S)
 
     def _leftovers(self, name: str) -> list[Change]:
-        moves = [delete(r.key("moves", f"volume:{name}"))] if f"volume:{name}" in self._cluster.moves else []
-        return [
-            *moves,
-            *(delete(r.key("volume_facts", key)) for key, f in self._cluster.volume_facts.items() if f.volume == name),
-        ]
+        """The removals of what is said about a volume elsewhere."""
+        key = volume_key(name)
+        facts = [r.key("volume_facts", one) for one, f in self._cluster.volume_facts.items() if f.volume == name]
+        told = [r.key("move_facts", one) for one in self._cluster.move_facts if one.endswith(f"/{key}")]
+        moved = [r.key("moves", key)] if key in self._cluster.moves else []
+        return [delete(one) for one in (*facts, *told, *moved)]
+
+    async def remove_copy(self, name: str) -> None:
+        """Delete what this host has of a volume whose claim is another's."""
+        async with self.busy[name]:
+            await self.driver(self.record(name)).remove(name)
+        await self.look(name)
 
     async def tidy(self, name: str, snapshots: tuple[str, ...]) -> None:
         """Delete snapshots that nobody needs."""

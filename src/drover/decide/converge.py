@@ -45,7 +45,7 @@ from drover.decide import steps as s
 from drover.decide.fence import Restarts, holds_claims, wants_restart
 from drover.decide.moves import active, expected_here, is_over, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
-from drover.decide.replicas import kept_here, spare
+from drover.decide.replicas import has_copies, kept_here, spare
 from drover.decide.spare_images import spares
 from drover.model import records as r
 from drover.model.cluster import Cluster
@@ -376,8 +376,13 @@ def networks_used(cluster: Cluster, host: str) -> set[str]:
 
 
 def _removed_volumes(context: _Context) -> Iterable[s.Step]:
+    """Copies on hosts that are up go first: without the record nobody would know what they are."""
     for volume in context.cluster.volumes.values():
-        if volume.host == context.host and volume.removed:
+        if not volume.removed:
+            continue
+        if volume.host != context.host and context.seen.snapshots.get(volume.name):
+            yield s.RemoveCopy(volume.name)
+        elif volume.host == context.host and not has_copies(context.cluster, volume):
             yield s.RemoveVolume(volume.name)
 
 

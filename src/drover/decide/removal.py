@@ -25,6 +25,8 @@ def container_removal(cluster: Cluster, container: str) -> tuple[list[Change], d
     ]
     changes += [delete(r.key("addresses", k)) for k, a in cluster.addresses.items() if a.container == container]
     changes += [_given_up(cluster, k, p) for k, p in cluster.ports.items() if p.container == container]
+    changes += [delete(r.key("moves", container))] if container in cluster.moves else []
+    changes += [delete(r.key("move_facts", k)) for k in cluster.move_facts if k.endswith(f"/{container}")]
     return changes, {container_key: cluster.version(container_key)}
 
 

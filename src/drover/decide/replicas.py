@@ -78,6 +78,11 @@ def kept_here(cluster: Cluster, host: str) -> Iterable[r.Volume]:
             yield volume
 
 
+def has_copies(cluster: Cluster, volume: r.Volume) -> bool:
+    """Whether a host that is up, other than the holder, has snapshots of a volume."""
+    return any(facts.snapshots and facts.host in cluster.alive for facts in _others(cluster, volume.host, volume.name))
+
+
 def next_refresh(volume: r.Volume, began_at: float, ended_at: float) -> float:
     """When a copy is due again: after its interval, and after a rest (in seconds of the caller's clock)."""
     return max(began_at + volume.interval_s, ended_at + RESTED * (ended_at - began_at))

@@ -14,6 +14,7 @@ Each step has an `object` (what it is about): the agent runs at most one step pe
     RemoveStray      stray/ENGINE-ID    the engine no longer shows it
     RemoveNetwork    network/ID         the engine no longer shows it
     RemoveVolume     volume/NAME        the engine no longer shows it, the data and the record are gone
+    RemoveCopy       volume/NAME        this host has nothing of a volume that is being removed
     DropVolume       volume/NAME        the engine no longer shows it; the data is not touched
     SetAside         volume/NAME        the live set of a claim that is over is a snapshot
     TidyVolume       volume/NAME        snapshots that nobody needs are gone
@@ -136,6 +137,10 @@ class RemoveNetwork(Step, frozen=True):
 
 class RemoveVolume(VolumeStep, frozen=True):
     pass
+
+
+class RemoveCopy(VolumeStep, frozen=True):
+    """The volume is being removed, and the claim is another host's: what is here goes first."""
 
 
 class DropVolume(VolumeStep, frozen=True):
