@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from drover.decide.overlay import RealNetwork, Remote, mac_of
+from drover.decide.tables import Tables
 from drover.drivers.network.port import NetworkDriver
 from drover.errors import NotFound
 
@@ -31,6 +32,15 @@ def remote(ip: str, vtep: str = OTHER, mac: str = "") -> Remote:
     return Remote(ip, mac or mac_of(ip), vtep)
 
 
+TABLES = Tables(
+    networks=(network(),),
+    mesh={("tcp", 8080): (("10.42.0.11", 80), ("10.42.0.12", 80)), ("udp", 53): (("10.42.0.11", 53),)},
+    bound={("127.0.0.1", "tcp", 9090): (("10.42.0.11", 80),)},
+    virtual={("dv42", "10.127.0.1"): ("10.42.0.11", "10.42.0.12")},
+    local=frozenset({"10.42.0.11"}),
+    alive=frozenset({"10.42.0.11", "10.42.0.12"}),
+)
+FEWER = Tables(networks=(network(),), mesh={("tcp", 8080): (("10.42.0.12", 80),)})
 A, B, C = remote("10.42.0.11"), remote("10.42.0.12"), remote("10.42.0.13", THIRD)
 
 
@@ -39,6 +49,22 @@ async def remotes(driver: NetworkDriver, vni: int = 42) -> set[Remote]:
 
 
 class NetworkContract:
+    async def test_services_become_exactly_those_wanted(self, driver: NetworkDriver) -> None:
+        assert await driver.doubts(TABLES) != []
+        for wanted in (TABLES, FEWER, Tables(), TABLES, TABLES):
+            await driver.set_services(wanted)
+            assert await driver.doubts(wanted) == []
+        assert await driver.doubts(FEWER) != []
+        await driver.set_services(FEWER, verify=True)
+        assert await driver.doubts(FEWER) == []
+
+    async def test_a_purge_takes_the_services_away(self, driver: NetworkDriver) -> None:
+        await driver.set_services(TABLES)
+        await driver.purge()
+        assert await driver.doubts(TABLES) != []
+        await driver.set_services(TABLES)
+        assert await driver.doubts(TABLES) == []
+
     async def test_nothing_is_seen_at_first(self, driver: NetworkDriver) -> None:
         assert dict(await driver.seen()) == {}
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from network_contract import OTHER, UNDERLAY, A, B, C, NetworkContract, network, remotes
+from network_contract import FEWER, OTHER, TABLES, UNDERLAY, A, B, C, NetworkContract, network, remotes
 from pyroute2 import netns
 
 from drover.drivers.network.linux import LinuxNetwork
@@ -62,6 +62,24 @@ async def driver(sh: Shell) -> AsyncIterator[LinuxNetwork]:
 
 class TestLinuxNetwork(NetworkContract):
     pass
+
+
+async def test_a_damaged_table_is_repaired_by_the_next_change_or_look(driver: LinuxNetwork, sh: Shell) -> None:
+    await driver.set_services(TABLES)
+    sh("nft flush chain ip drover p_tcp_8080; nft delete element ip drover mesh '{ udp . 53 }'")
+    assert await driver.doubts(TABLES) == ["chain p_tcp_8080 is different", "mesh lacks 17 . 53 : goto p_udp_53"]
+    await driver.set_services(TABLES, verify=True)
+    assert await driver.doubts(TABLES) == []
+    sh("nft delete table ip drover")
+    await driver.set_services(FEWER)
+    assert await driver.doubts(FEWER) == []
+
+
+async def test_others_tables_are_left_alone(driver: LinuxNetwork, sh: Shell) -> None:
+    sh("nft add table ip others; nft add chain ip others mine")
+    await driver.set_services(TABLES)
+    await driver.purge()
+    assert sh("nft list tables").split() == ["table", "ip", "others"]
 
 
 async def test_the_gateway_is_the_first_address_and_the_route_has_the_host_as_source(

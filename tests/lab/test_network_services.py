@@ -344,8 +344,8 @@ def test_damage_is_named_and_repaired(world: Cluster) -> None:
 def test_purge_leaves_nothing_of_ours(world: Cluster) -> None:
     """Last: takes a host out of the cluster."""
     host = world.lab.hosts[2]
-    names = world.docker("ps", "-aq").split()
-    world.docker("rm", "-f", *names)
+    world.run("last", "-p", "8082:80", host=host.name)
+    world.docker("rm", "-f", *world.docker("ps", "-aq").split())
     host.exec(["drover", "leave", "--purge", "--force", "--state-dir", str(host.state_dir)], timeout_s=DEADLINE_S)
     left = host.exec(["sh", "-c", "ip -br link; nft list tables; iptables-save; ip route"]).stdout
     for trace in ("dv4", "dx4", "drover", "10.128."):

@@ -13,6 +13,7 @@ the state and run directories, the volumes' data included, and all that carried 
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,14 @@ def leave(purge: bool, force: bool, state_dir: str) -> None:
     """
     config = load_config(state_dir)
     if purge:
-        _check_mounts(config.state)
+        _check_mounts(config.state, ours=config.pool_mount)
     if not bootstrap_path(state_dir).exists():
         _tell_cluster(config, purge, force)
     if service.remove_service() or service.stop_daemon(config):
         output.say("The daemon is stopped.")
     if purge:
         purge_networks(config.engine_socket)
+        _unmount(config.pool_mount)
     remove_files(config, purge)
     output.say(f"{config.name} is no longer a host of cluster {config.cluster_name}.")
     if not purge and config.state.exists():
@@ -103,14 +105,24 @@ def remove_files(config: HostConfig, purge: bool) -> None:
         _remove_if_empty(directory)
 
 
-def _check_mounts(directory: Path) -> None:
-    """What is mounted there may be somebody else's data (a shared volume): it is not Drover's to delete."""
+def _check_mounts(directory: Path, ours: Path) -> None:
+    """What is mounted there may be somebody else's data (a shared volume): it is not Drover's to delete. `ours`: where
+    Drover mounted its own pool."""
     lines = MOUNTS.read_text().splitlines()
     below = [where for where in (line.split()[1] for line in lines) if where.startswith(f"{directory}/")]
+    below = [where for where in below if where != str(ours)]
     if below:
         raise Conflict(
             f"{below[0]} is mounted, and --purge would delete what is in it", hint=f"umount {below[0]}, then repeat"
         )
+
+
+def _unmount(point: Path) -> None:
+    """Take the pool off, if it is mounted; it is a file in the state directory."""
+    if any(line.split()[1] == str(point) for line in MOUNTS.read_text().splitlines()):
+        done = subprocess.run(["umount", str(point)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Conflict(f"{point} cannot be unmounted: {done.stderr.strip()}", hint="stop what uses it, then repeat")
 
 
 def _empty(directory: Path, but: Path | None = None) -> None:
