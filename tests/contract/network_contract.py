@@ -94,6 +94,22 @@ class NetworkContract:
             await driver.set_remotes(network(), wanted)
             assert await remotes(driver) == set(wanted)
 
+    async def test_a_host_without_a_lease_is_cut_off_and_joined_again_with_all_entries(
+        self, driver: NetworkDriver
+    ) -> None:
+        await driver.realise(network())
+        await driver.set_remotes(network(), [A, B])
+        await driver.join_hosts(False)
+        assert not (await driver.seen())[42].complete
+        await driver.realise(network())
+        assert not (await driver.seen())[42].complete
+        await driver.realise(network(43))
+        assert not (await driver.seen())[43].complete
+        await driver.join_hosts(True)
+        await driver.set_remotes(network(), [A, C])
+        assert await remotes(driver) == {A, C}
+        assert all(seen.complete for seen in (await driver.seen()).values())
+
     async def test_an_address_moves_to_another_host_with_its_mac(self, driver: NetworkDriver) -> None:
         await driver.realise(network())
         await driver.set_remotes(network(), [A, B])

@@ -21,9 +21,9 @@ def explain(cluster: Cluster, ref: str, now: float = 0.0) -> dict[str, Any]:
     """The explanation of one container. Raises as `resolve_container` does.
 
     Shape: `{container, id, image, desired, order: {number, verb, answered}, host, host_state, host_says, epoch,
-    placed_at, chosen, reasons: {host: sentence}, obstacle, state, since, exit_code, health, error, progress}`; times are text,
-    empty where unknown. `obstacle`: why it does not run elsewhere though its host is lost; `now` is in seconds since the
-    Unix epoch.
+    placed_at, chosen, reasons: {host: sentence}, obstacle, state, since, exit_code, health, error, progress}`; times
+    are text, empty where unknown. `obstacle`: why it does not run elsewhere though its host is lost; `now` is in
+    seconds since the Unix epoch.
     """
     container = resolve_container(cluster, ref)
     facts = cluster.facts_of(container.id)
