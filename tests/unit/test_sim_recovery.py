@@ -281,9 +281,11 @@ def test_everything_lost_and_back() -> None:
         await asyncio.sleep(30)
         assert world.where(web) == ["h3"]
         assert world.where(db) == world.where(store) == []
+        assert all(host.fence and "stopped" in host.fence.says for host in world.hosts.values())
         for host in world.hosts.values():
             host.store.cut = False
         await settled(world, web, db, store)
+        assert all(host.fence and host.fence.says == "" for host in world.hosts.values())
 
     play(scene)
 

@@ -43,6 +43,12 @@ TICK_S = 0.25
 KILL_DEADLINE_S = 1.0
 RUNNING = ("running", "paused", "restarting")
 State = Literal["returning", "open", "shut"]
+SAYS: dict[State, str] = {
+    "open": "",
+    "returning": "yes, coming back: what runs elsewhere now is removed first, then the networks are joined",
+    "shut": "yes: containers that write a volume or have a fixed address are stopped, networks end at this host; all of "
+    "it goes on when most of the store's members can be reached",
+}
 
 
 class Watchdog(Protocol):
@@ -102,6 +108,11 @@ class Fence:
     def deadline(self) -> float:
         """When to stop, on the loop's clock."""
         return max(self._session.fence_at, self._prior)
+
+    @property
+    def says(self) -> str:
+        """What `drover status` tells of it; empty while this host takes part."""
+        return SAYS[self.state]
 
     def allows(self, *, stray: bool = False) -> bool:
         """Whether a step may begin now; `stray`: one that removes a stray."""

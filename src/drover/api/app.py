@@ -188,6 +188,7 @@ async def get_status(request: web.Request) -> web.Response:
         | {
             "cluster": context.cluster_name,
             "leader": context.leader(),
+            "cut_off": context.cut_off(),
             "store": store_health(context),
             "certificate_expires_at": expiry,
         }

@@ -13,7 +13,8 @@ from drover.store.port import Store
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """`host`: this host's name. `leader`: the name of the host that leads, empty if none is known.
+    """`host`: this host's name. `leader`: the name of the host that leads, empty if none is known. `cut_off`: what
+    of this host is stopped because it cannot renew its lease, as a sentence; empty while it takes part.
 
     `store_endpoints`: client URLs of a store that Drover does not run (`store_managed` false); where it does, the
     `members` records say them. `clock`: seconds since the Unix epoch.
@@ -25,6 +26,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     mirror: Mirror
     tls_dir: Path
     leader: Callable[[], str] = str
+    cut_off: Callable[[], str] = str
     clock: Callable[[], float] = time.time
     store_managed: bool = True
     store_endpoints: tuple[str, ...] = ()

@@ -56,6 +56,7 @@ def _facts(seen: dict[str, Any]) -> dict[str, str]:
         "Host": f"{seen['host']} (drover {seen['version']})",
         "Hosts": _counts(seen["hosts"]),
         "Leader": seen["leader"] or "none is known",
+        "Cut off": seen.get("cut_off") or "no",
         "Store": store["message"] or f"answers (revision {store['revision']})",
         "Members": ", ".join(f"{one['host']} ({one['state']})" for one in seen["members"]) or "-",
         "Engine": _engine(engine),

@@ -146,6 +146,7 @@ class Daemon:
             mirror=self.mirror,
             tls_dir=self.config.tls_dir,
             leader=lambda: self.leadership.leader,
+            cut_off=lambda: self.fence.says,
             store_managed=self.config.store_managed,
             store_endpoints=self.config.store_endpoints,
         )
