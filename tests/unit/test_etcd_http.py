@@ -134,7 +134,7 @@ async def test_a_refusal_is_final(servers: Endpoints) -> None:
 async def test_when_nobody_takes_it_the_deadline_ends_it(servers: Endpoints) -> None:
     client = await servers.client(no_leader, no_leader, deadline_s=SHORT_S)
     for repeatable in (True, False):
-        with pytest.raises(Unavailable, match="did not answer within 0.3 s") as error:
+        with pytest.raises(Unavailable, match=r"did not answer within 0\.3 s") as error:
             await client.call(PATH, {}, repeatable=repeatable)
         assert not isinstance(error.value, AnswerLost)
 

@@ -46,8 +46,8 @@ State = Literal["returning", "open", "shut"]
 SAYS: dict[State, str] = {
     "open": "",
     "returning": "yes, coming back: what runs elsewhere now is removed first, then the networks are joined",
-    "shut": "yes: containers that write a volume or have a fixed address are stopped, networks end at this host; all of "
-    "it goes on when most of the store's members can be reached",
+    "shut": "yes: containers that write a volume or have a fixed address are stopped, networks end at this host; "
+    "all of it goes on when most of the store's members can be reached",
 }
 
 
