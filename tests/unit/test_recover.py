@@ -175,6 +175,15 @@ def test_a_container_that_shares_anothers_network_waits_for_it_and_follows() -> 
     assert only(after).target == after.placements[DB].host
 
 
+@pytest.mark.parametrize(("phase", "ended"), [("copying", True), ("aborting", True), ("handed", True), ("done", False)])
+def test_a_move_that_was_under_way_ends_with_the_relocation(phase: r.Phase, ended: bool) -> None:
+    move = r.Move(source="h3", target="h2", container=DB, phase=phase)
+    cluster = h3_lost(running(1, "db"), [put(r.key("moves", DB), move)])
+    one = only(cluster)
+    after = committed(cluster, one).moves[DB]
+    assert (after.phase, r.key("moves", DB) in one.expect) == (("aborted", True) if ended else (phase, False))
+
+
 def test_nowhere_to_go_gives_one_reason_per_host() -> None:
     cluster = h3_lost(running(1, "db", body={"Env": ["constraint:host==h3"]}))
     assert "no host can take db: h1: is not the host asked for" in waits(cluster)[0]

@@ -14,9 +14,10 @@ it has fenced itself (`docs/adr/0004-fencing.md`), or is dead. Each container pl
     fits on no host                                       waits, one reason per host
     otherwise                                             is placed there: a `Relocation`
 
-A relocation is a piece of ONE conditional commit: the placement, the addresses and the ports with the next epoch. It
-expects every record it was decided on, that the lost host has no lease, and that the new one holds the lease it was
-seen with: whatever changed meanwhile makes the commit fail, and all is decided again. Nothing here asks the dead host.
+A relocation is a piece of ONE conditional commit: the placement, the addresses and the ports with the next epoch, the
+volumes as others take them over, and the end of a move that was under way. It expects every record it was decided on,
+that the lost host has no lease, and that the new one holds the lease it was seen with: whatever changed meanwhile makes
+the commit fail, and all is decided again. Nothing here asks the dead host.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import msgspec
 
 from drover.decide.fence import wants_restart
 from drover.decide.health import host_state
+from drover.decide.moves import ENDED
 from drover.decide.schedule import Chosen, place
 from drover.decide.sentences import instant
 from drover.decide.spare_images import image_hosts
@@ -269,7 +271,7 @@ def _relocation(scene: _Scene, container: r.Container, chosen: Chosen, passing: 
         reasons=dict(chosen.reasons),
         at=scene.now,
     )
-    changes = [put(r.key("placements", container.id), placement), *passing]
+    changes = [put(r.key("placements", container.id), placement), *passing, *_move_ended(scene, container, chosen.host)]
     for key, claim in scene.claims[container.id].items():
         changes += _claimed_anew(key, claim, old.host, chosen.host)
     rests_on = [r.key("containers", container.id), r.key("alive", old.host), r.key("alive", chosen.host)]
@@ -282,6 +284,17 @@ def _relocation(scene: _Scene, container: r.Container, chosen: Chosen, passing: 
         changes=tuple(changes),
         expect={key: cluster.version(key) for key in keys},
     )
+
+
+def _move_ended(scene: _Scene, container: r.Container, target: str) -> list[Change]:
+    """A move of the container that was under way: one of its hosts is lost, and the other must not wait for it."""
+    move = scene.cluster.moves.get(container.id)
+    if move is None or move.phase in ENDED:
+        return []
+    why = f"a host of the move was lost; {container.name} goes on {target}"
+    return [
+        put(r.key("moves", container.id), msgspec.structs.replace(move, phase="aborted", why=why, ended_at=scene.now))
+    ]
 
 
 def _claimed_anew(key: str, claim: r.Address | r.Port, source: str, target: str) -> list[Change]:
