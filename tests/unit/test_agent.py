@@ -17,7 +17,7 @@ from drover.drivers.volumes.catalog import Catalog
 from drover.drivers.volumes.fake import FakeVolumes
 from drover.errors import EngineError, NotFound, Unavailable
 from drover.model import records as r
-from drover.model.cluster import Change, Cluster, put
+from drover.model.cluster import Change, Cluster, delete, put
 from drover.sim import clock
 from drover.store.memory import MemoryCluster, MemoryStore
 from drover.store.mirror import Mirror
@@ -338,3 +338,24 @@ def test_two_runs_are_alike(seed: int) -> None:
         return world.engine.calls
 
     assert clock.run(main()) == clock.run(main())
+
+
+def test_what_comes_from_a_lost_host_holds_nothing_up() -> None:
+    async def scene(world: World) -> None:
+        asked = []
+
+        async def never(image_id: str, ref: str, progress: Callable[[str], None]) -> None:
+            asked.append(asyncio.get_running_loop().time())
+            if len(asked) == 1:
+                await asyncio.sleep(300)
+            raise NotFound("no host has it")
+
+        world.images.fetch = never  # type: ignore[method-assign]
+        await world.store.commit([put(r.key("alive", "h2"), r.Alive(host="h2", session="s"))])
+        creation = asyncio.create_task(world.create(image="sha256:" + "9" * 64))
+        await asyncio.sleep(5)
+        await world.store.commit([delete(r.key("alive", "h2"))])
+        assert (await creation).answer.status == 404
+        assert asked[1] < 6
+
+    on_virtual_time(scene)

@@ -41,6 +41,8 @@ RETRY_S = 0.5
 HOLD_MIN_S = 0.5
 HOLD_MAX_S = 30.0
 OVERTAKES = ("kill", "stop", "remove")
+COPYING = ("replica/", "image/")
+"""Objects of steps that read from other hosts."""
 QUIET_ACTIONS = ("exec_", "attach", "resize", "top", "copy", "archive-path", "extract-to-dir", "export", "commit")
 """Container events after which nothing about the container is different."""
 RELEVANT = frozenset(
@@ -105,6 +107,15 @@ class Agent:
     def _on_batch(self, batch: Batch) -> None:
         if any(change.key.split("/", 1)[0] in RELEVANT for change in batch.changes):
             self.wake()
+        if any(change.key.startswith("alive/") and change.record is None for change in batch.changes):
+            self._give_up_copying()
+
+    def _give_up_copying(self) -> None:
+        """A host is lost: what comes from it would not end, and a start here may wait for it. What comes from others is
+        cut as well, and begins again: nothing incomplete is ever used."""
+        for name, task in self._busy.items():
+            if name.startswith(COPYING):
+                task.cancel()
 
     # -- observe -------------------------------------------------------------------------------------------------
 
