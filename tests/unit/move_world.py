@@ -118,10 +118,13 @@ class MoveWorld:
             await host.start()
         await self.until(lambda now: len(now.host_facts) == len(HOSTS))
 
-    async def run_container(self, volumes: tuple[str, ...] = ("data",), **volume: object) -> None:
-        """Make and start the container on h1."""
+    async def run_container(
+        self, volumes: tuple[str, ...] = ("data",), anonymous: tuple[str, ...] = (), **volume: object
+    ) -> None:
+        """Make and start the container on h1; `anonymous`: paths with an anonymous volume each."""
         binds = [f"{name}:/{name}" for name in volumes]
-        body = {"Image": "busybox:latest", "Cmd": ["sleep", "infinity"], "HostConfig": {"Binds": binds}}
+        body: dict[str, object] = {"Image": "busybox:latest", "Cmd": ["sleep", "infinity"]}
+        body |= {"HostConfig": {"Binds": binds}, "Volumes": {path: {} for path in anonymous}}
         record = r.Container(
             id=CID,
             name="db",
@@ -187,7 +190,9 @@ class MoveWorld:
         assert self.acknowledged > 0
 
 
-def on_virtual_time(scene: Callable[[MoveWorld], Awaitable[None]], slow_s: float = 0.0) -> None:
+def on_virtual_time(
+    scene: Callable[[MoveWorld], Awaitable[None]], slow_s: float = 0.0, anonymous: tuple[str, ...] = ()
+) -> None:
     """Run a scene in a world whose container runs on h1 and writes."""
 
     async def main() -> None:
@@ -195,7 +200,7 @@ def on_virtual_time(scene: Callable[[MoveWorld], Awaitable[None]], slow_s: float
         await world.start()
         for host in world.hosts.values():
             host.disk.slow_s = host.engine.slow_s = slow_s
-        await world.run_container()
+        await world.run_container(anonymous=anonymous)
         judge = asyncio.create_task(world.write_and_watch())
         await asyncio.sleep(0.1)
         await scene(world)

@@ -97,6 +97,17 @@ def test_a_full_disk_aborts_with_its_words() -> None:
     on_virtual_time(scene)
 
 
+def test_a_container_with_an_anonymous_volume_stays_and_says_why() -> None:
+    async def scene(world: MoveWorld) -> None:
+        await world.begin("h2")
+        move = await world.ended()
+        assert (move.phase, world.where()) == ("aborted", "h1")
+        assert "anonymous volume" in move.why
+        world.check()
+
+    on_virtual_time(scene, anonymous=("/cache",))
+
+
 async def _target_agent_dies(world: MoveWorld) -> None:
     await world.hosts["h2"].kill_agent()
     await asyncio.sleep(1)

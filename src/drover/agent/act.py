@@ -327,7 +327,7 @@ class Actor:
         await self._mirror.reached(revision, READ_YOUR_WRITES_S)
 
     async def _remove_stray(self, engine_id: str) -> None:
-        status, text = await self._drivers.engine.order(engine_id, "remove", "force=1&v=1")
+        status, text = await self._drivers.engine.order(engine_id, "remove", "force=1")
         if status not in (204, 404):
             raise DroverError(f"stray container {engine_id[:12]} could not be removed: {_message(text)}")
         container = self._view.lose(engine_id)

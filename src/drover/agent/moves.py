@@ -28,10 +28,11 @@ from drover.decide import moves
 from drover.decide.converge import answer_of
 from drover.decide.replicas import first_base
 from drover.decide.sentences import size
-from drover.drivers.engine.port import Engine
-from drover.errors import DroverError, Unavailable
+from drover.drivers.engine.port import Engine, SeenContainer
+from drover.errors import Conflict, DroverError, Unavailable
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
+from drover.model.spec import parse_spec
 from drover.store.mirror import Mirror
 from drover.store.port import CommitConflict
 
@@ -252,6 +253,7 @@ class Mover:
         seen = self._view.containers.get(move.container)
         if seen is None:
             return self._cluster.containers[move.container].desired == "running"
+        self._refuse_left_behind(move, seen)
         if seen.state not in RUNNING:
             return self._was_running.get(move.container, seen.state != "created")
         self._was_running[move.container] = True
@@ -260,6 +262,16 @@ class Mover:
             raise DroverError(f"the container cannot be stopped: {text}")
         await self._containers.look(move.container)
         return True
+
+    def _refuse_left_behind(self, move: r.Move, seen: SeenContainer) -> None:
+        """Nothing is silently destroyed: an anonymous volume would stay here and go with the old container."""
+        known = {*move.volumes, *parse_spec(self._cluster.containers[move.container].body).volume_names}
+        left = [name for name in seen.volumes if name not in known]
+        if left:
+            raise Conflict(
+                f"container {seen.name} has {len(left)} anonymous volume(s) ({left[0][:12]}…), which would be lost",
+                hint="give the path a named volume: docker run -v NAME:/path …",
+            )
 
     async def restore(self, key: str) -> None:
         """After an abort: the volumes' live sets again, in the same epoch, and the container as it was."""

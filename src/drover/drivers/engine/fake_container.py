@@ -14,6 +14,7 @@ Commands of tests are a small language, so that the same body runs on a real eng
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -94,6 +95,13 @@ class FakeContainer:
         named = {bind.partition(":")[0] for bind in binds if not bind.startswith("/")}
         return named | {mount["Source"] for mount in mounts if mount.get("Type") == "volume" and mount.get("Source")}
 
+    @property
+    def anonymous_volumes(self) -> list[str]:
+        """One per path in the body's `Volumes`, named as an engine would: by 64 hex digits."""
+        return [
+            hashlib.sha256(f"{self.engine_id}{path}".encode()).hexdigest() for path in self.body.get("Volumes") or {}
+        ]
+
     def wants_restart(self) -> bool:
         """Whether its policy starts it again after its process ended by itself."""
         name, limit = self.policy
@@ -122,4 +130,5 @@ class FakeContainer:
             finished_at=self.finished_at,
             image=self.image_id,
             networks=dict(self.networks),
+            volumes=(*sorted(self.volume_names), *self.anonymous_volumes),
         )

@@ -38,6 +38,8 @@ class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str = ""
     image: str = ""
     networks: Mapping[str, str] = {}
+    volumes: tuple[str, ...] = ()
+    """The names of the volumes it mounts, anonymous ones included."""
 
 
 class SeenEvent(msgspec.Struct, frozen=True, kw_only=True):

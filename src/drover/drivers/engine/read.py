@@ -43,6 +43,7 @@ def seen_container(detail: Mapping[str, Any]) -> SeenContainer:
         finished_at=_time(state.get("FinishedAt", "")),
         image=detail.get("Image", ""),
         networks={name: endpoint.get("NetworkID", "") for name, endpoint in networks.items()},
+        volumes=tuple(m.get("Name", "") for m in detail.get("Mounts") or () if m.get("Type") == "volume"),
     )
 
 
