@@ -169,8 +169,13 @@ def test_the_lab_goes_after_an_unforeseen_error(play: Play, fake: type[FakeLab])
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_lab_goes_after_an_interruption(play: Play, fake: type[FakeLab], number: signal.Signals) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        play(lambda _stage: signal.raise_signal(number))
+    # A shell starts background jobs with SIGINT ignored; a terminal's foreground is what this is about.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            play(lambda _stage: signal.raise_signal(number))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert fake.events == ["create unit", "destroy"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
