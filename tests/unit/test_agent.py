@@ -214,6 +214,7 @@ def test_a_container_removed_by_hand_comes_back() -> None:
         await world.answered(2)
         await world.engine.order(first.engine_id, "remove", "force=1")
         await world.until(lambda c: (f := c.facts_of(CID)) and f.state == "running" and f.engine_id != first.engine_id)
+        assert len(await world.engine.containers()) == 1
 
     on_virtual_time(scene)
 

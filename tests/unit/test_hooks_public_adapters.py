@@ -67,7 +67,7 @@ def logfiles(told: dict[str, Any]) -> web.Response:
         body = json.loads(told["ClientRequest"]["Body"])
         paths = next(text[5:] for text in body["Env"] if text.startswith("LOGS=")).split(",")
         body["Env"].append("POWERSTRIP_TOKEN__=t1")
-        body["HostConfig"]["Binds"] = [*(body["HostConfig"]["Binds"] or []), *(f"/root/t1{p}:{p}" for p in paths)]
+        body["HostConfig"]["Binds"] = [*(body["HostConfig"]["Binds"] or []), *(f"/srv/t1{p}:{p}" for p in paths)]
     except (KeyError, TypeError, StopIteration) as error:
         return web.json_response(answer | {"error": str(error)})
     changed = told["ClientRequest"] | {"Body": json.dumps(body)}
@@ -132,7 +132,7 @@ async def test_slowreq_debug_and_logfiles_in_one_chain(world: HookWorld):
     assert (got.status, got.json["Id"]) == (201, "e1")
     sent = json.loads(world.engine_bodies[0])
     assert sent["Env"] == ["LOGS=/var/log", "POWERSTRIP_TOKEN__=t1"]
-    assert sent["HostConfig"]["Binds"] == ["/root/t1/var/log:/var/log"]
+    assert sent["HostConfig"]["Binds"] == ["/srv/t1/var/log:/var/log"]
     hooks = ["slowreq pre-hook", "debug pre-hook", "logfiles pre-hook", "engine", "debug post-hook"]
     assert world.lines == [*hooks, "logfiles post-hook"]
 
@@ -219,5 +219,5 @@ async def test_all_six_in_one_chain(world: HookWorld):
     )
     got = await world.ask("POST", CREATE, BODY)
     assert got.status == 201
-    assert json.loads(world.engine_bodies[0])["HostConfig"]["Binds"] == ["/root/t1/var/log:/var/log"]
+    assert json.loads(world.engine_bodies[0])["HostConfig"]["Binds"] == ["/srv/t1/var/log:/var/log"]
     assert [line.split()[0] for line in world.lines[:6]] == pre
