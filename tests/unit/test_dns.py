@@ -211,3 +211,9 @@ def test_the_hosts_servers_are_those_of_resolv_conf(tmp_path) -> None:
     file.write_text("# comment\nsearch corp.example\nnameserver 192.0.2.53\nnameserver 192.0.2.54 \nnameserver\n")
     assert configured_upstreams(file) == [("192.0.2.53", 53), ("192.0.2.54", 53)]
     assert configured_upstreams(tmp_path / "missing") == []
+
+
+async def test_a_link_is_known_to_its_own_client_only(responder: Responder, port: int) -> None:
+    await responder.serve("app", f"{ONE}/8", WEB, {}, {TWO: {"bar": ("10.44.0.2",)}})
+    assert found(await ask(ONE, port, "bar", source=TWO)) == ["10.44.0.2"]
+    assert (await ask(ONE, port, "bar", source=SERVER)).rcode() == dns.rcode.NXDOMAIN

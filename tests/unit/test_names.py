@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from drover.decide.names import names, resolvers, shared
+from drover.decide.names import links, names, resolvers, shared
 from drover.model.cluster import Change, Cluster, put
-from drover.model.records import Address, Container, ContainerFacts, Network, Placement, key
+from drover.model.records import Address, Container, ContainerFacts, Name, Network, Placement, key
 
 APP = Network(id="a" * 64, name="app", body="{}", subnet="10.44.0.0/16", gateway="10.44.0.1", vni=1)
 BACK = Network(id="b" * 64, name="back", body="{}", subnet="10.45.0.0/16", gateway="10.45.0.1", vni=2)
@@ -109,3 +109,14 @@ def test_a_containers_name_servers_are_its_gateways() -> None:
     cluster = cluster_of(both, container("out", {lan.id: "192.0.2.9"}), [put(key("networks", lan.id), lan)])
     assert resolvers(cluster, both[0].record.id) == ("10.44.0.1", "10.45.0.1")
     assert resolvers(cluster, "out".ljust(64, "0")) == ()
+
+
+def test_links_are_names_that_their_container_alone_uses() -> None:
+    body = {"NetworkingConfig": {"EndpointsConfig": {"app": {"Links": ["db:bar", "nobody:x"]}}}}
+    cluster = cluster_of(
+        [*container("db", {APP.id: "10.44.0.2"}), put(key("names", "db"), Name(id="db".ljust(64, "0")))],
+        container("web", {APP.id: "10.44.0.3"}, body=json.dumps(body)),
+        container("late", {APP.id: "10.44.0.4"}, attachments={APP.id: json.dumps({"Links": ["db"]})}),
+    )
+    assert links(cluster, APP.id) == {"10.44.0.3": {"bar": ("10.44.0.2",)}, "10.44.0.4": {"db": ("10.44.0.2",)}}
+    assert links(cluster, BACK.id) == {}

@@ -38,7 +38,14 @@ Names = Mapping[str, tuple[str, ...]]
 class Responder(Protocol):
     """The name server of this host (`drivers.network.dns`)."""
 
-    async def serve(self, network: str, gateway: str, names: Names, shared: Names | None = None) -> None:
+    async def serve(
+        self,
+        network: str,
+        gateway: str,
+        names: Names,
+        shared: Names | None = None,
+        links: Mapping[str, Names] | None = None,
+    ) -> None:
         """Answer on the gateway address (`10.44.0.1/16`: who may ask) with these names; again when they change."""
         ...
 
@@ -61,7 +68,7 @@ class NetworkKeeper:
         self._responder = responder
         self._present = present
         self._wake = asyncio.Event()
-        self._served: dict[str, tuple[Names, Names]] = {}
+        self._served: dict[str, tuple[Names, Names, Mapping[str, Names]]] = {}
         self._kept: set[str] = set()
         self._tables: tables.Tables | None = None
         self._started: dict[str, frozenset[tuple[str, str]]] = {}
@@ -124,7 +131,7 @@ class NetworkKeeper:
             await self._driver.realise(real)
             self._kept.add(network)
         await self._driver.set_remotes(real, real.remotes, verify=verify)
-        zone = names.names(cluster, network), names.shared(cluster, network)
+        zone = names.names(cluster, network), names.shared(cluster, network), names.links(cluster, network)
         if self._served.get(network) != zone:
             await self._responder.serve(network, real.gateway_interface, *zone)
             self._served[network] = zone

@@ -17,7 +17,7 @@ keeps its names, as on one engine; what is not known to run has none, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -34,6 +34,7 @@ ANSWERING = frozenset({"running", "paused"})
 
 class _EndpointSettings(msgspec.Struct, rename="pascal"):
     aliases: list[str] | None = None
+    links: list[str] | None = None
 
 
 _decode = msgspec.json.Decoder(_EndpointSettings | None).decode
@@ -92,6 +93,35 @@ def shared(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
                 others.setdefault(claim.container, []).append(other)
     here = claims_by_network(cluster).get(network_id, ())
     return {claim.ip: tuple(sorted(others[claim.container])) for claim in here if claim.container in others}
+
+
+def links(cluster: Cluster, network_id: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Address on this network to the names that its container alone uses for others there: the aliases of its links."""
+    network = cluster.networks.get(network_id)
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    claims = claims_by_network(cluster).get(network_id, ()) if network is not None else ()
+    addresses = {claim.container: claim.ip for claim in claims}
+    for claim in claims:
+        container = cluster.containers.get(claim.container)
+        if network is not None and container is not None and (own := _links(cluster, container, network, addresses)):
+            found[claim.ip] = own
+    return found
+
+
+def _links(
+    cluster: Cluster, container: Container, network: Network, addresses: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    asked = parse_spec(container.body).networks
+    created = [link for ref in (network.name, network.id) if ref in asked for link in asked[ref].links]
+    joined = _decode(container.attachments.get(network.id) or "{}") or _EndpointSettings()
+    found: dict[str, tuple[str, ...]] = {}
+    for link in created + (joined.links or []):
+        ref, _, alias = link.partition(":")
+        name = cluster.names.get(ref.removeprefix("/"))
+        linked = name.id if name is not None else ref
+        if linked in addresses:
+            found[(alias or ref).lower()] = (addresses[linked],)
+    return found
 
 
 def resolvers(cluster: Cluster, container_id: str) -> tuple[str, ...]:

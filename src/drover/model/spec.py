@@ -69,6 +69,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     ipv4: str = ""
     aliases: tuple[str, ...] = ()
     mac: str = ""
+    links: tuple[str, ...] = ()
+    """`REF` or `REF:ALIAS`: names that only this container uses for others."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +177,7 @@ class _Endpoint(msgspec.Struct, rename="pascal"):
     ipam: _Ipam | None = msgspec.field(name="IPAMConfig", default=None)
     aliases: list[str] | None = None
     mac_address: str | None = None
+    links: list[str] | None = None
 
 
 class _Networking(msgspec.Struct, rename="pascal"):
@@ -284,7 +287,12 @@ def _networks(networking: _Networking) -> dict[str, Endpoint]:
 
 def _endpoint(wish: _Endpoint) -> Endpoint:
     ipv4 = wish.ipam.ipv4 if wish.ipam else None
-    return Endpoint(ipv4=ipv4 or "", aliases=tuple(wish.aliases or ()), mac=wish.mac_address or "")
+    return Endpoint(
+        ipv4=ipv4 or "",
+        aliases=tuple(wish.aliases or ()),
+        mac=wish.mac_address or "",
+        links=tuple(wish.links or ()),
+    )
 
 
 def _ports(bindings: Mapping[str, list[_Binding | None] | None]) -> tuple[PublishedPort, ...]:

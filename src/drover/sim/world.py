@@ -193,7 +193,12 @@ class Silent:
     """A name server that nobody asks."""
 
     async def serve(
-        self, network: str, gateway: str, names: Mapping[str, tuple[str, ...]], shared: object = None
+        self,
+        network: str,
+        gateway: str,
+        names: Mapping[str, tuple[str, ...]],
+        shared: object = None,
+        links: object = None,
     ) -> None:
         return
 

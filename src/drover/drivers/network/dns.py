@@ -53,6 +53,7 @@ class _Served:
         self.gateway = gateway
         self.zone = Zone({})
         self.shared: Shared = {}
+        self.links: dict[str, Zone] = {}
         self.udp: _Datagrams | None = None
         self.tcp: asyncio.Server | None = None
 
@@ -74,24 +75,38 @@ class Responder:
         self._tasks: set[asyncio.Task[None]] = set()
         self._outside = asyncio.Semaphore(OUTSIDE_AT_ONCE)
 
-    async def serve(self, network: str, gateway: str, names: Names, shared: Shared | None = None) -> None:
+    async def serve(
+        self,
+        network: str,
+        gateway: str,
+        names: Names,
+        shared: Shared | None = None,
+        links: Mapping[str, Names] | None = None,
+    ) -> None:
         """Answer on a network's gateway address with these names; again with others when they change.
 
         `gateway` has the prefix length of the subnet whose addresses may ask: `10.44.0.1/16`. `shared`: client address
-        to the other networks whose names it may know (`decide.names.shared`). Raises `DroverError` if another name
-        server has the address.
+        to the other networks whose names it may know (`decide.names.shared`); `links`: client address to names of its
+        own (`decide.names.links`). Raises `DroverError` if another name server has the address.
         """
         served = self._served.get(network)
         interface = IPv4Interface(gateway)
         if served is None or served.gateway != interface:
             await self.stop(network)
             await self._open(network, interface)
-        self.set_names(network, names, shared)
+        self.set_names(network, names, shared, links)
 
-    def set_names(self, network: str, names: Names, shared: Shared | None = None) -> None:
+    def set_names(
+        self,
+        network: str,
+        names: Names,
+        shared: Shared | None = None,
+        links: Mapping[str, Names] | None = None,
+    ) -> None:
         """Replace a served network's names, all at once. KeyError if it is not served."""
         served = self._served[network]
         served.zone, served.shared = Zone(names), shared or {}
+        served.links = {client: Zone(own) for client, own in (links or {}).items()}
 
     async def stop(self, network: str) -> None:
         """Close a network's sockets; no error if it is not served."""
@@ -122,10 +137,14 @@ class Responder:
         if IPv4Address(client) not in served.gateway.network:
             return messages.reply(query, question, messages.REFUSED)
         limit = messages.LARGEST_BYTES if tcp else question.udp_limit_bytes
-        for zone in (served.zone, *self._other_zones(served, client)):
+        for zone in (*self._own_zone(served, client), served.zone, *self._other_zones(served, client)):
             if zone.knows(question.name):
                 return zone.answer(query, question, limit)
         return messages.reply(query, question, messages.NO_SUCH_NAME) if question.is_single_label else question
+
+    @staticmethod
+    def _own_zone(served: _Served, client: str) -> list[Zone]:
+        return [served.links[client]] if client in served.links else []
 
     def _other_zones(self, served: _Served, client: str) -> list[Zone]:
         others = served.shared.get(client, ())
