@@ -32,7 +32,7 @@ from drover.drivers.network.linux import LinuxNetwork
 from drover.lab import Lab, LabHost
 from drover.lab.processes import wait_until
 from drover.model.cluster import Change, Cluster, put
-from drover.model.records import Address, Container, ContainerFacts, Host, Network, Placement, key
+from drover.model.records import Address, Alive, Container, ContainerFacts, Host, Network, Placement, key
 
 pytestmark = [
     pytest.mark.lab,
@@ -89,6 +89,7 @@ class Agent:
         """Make this host's networks, entries and names those of the records."""
         name = self.host.name
         await self.driver.set_peers(peers(cluster, name))
+        await self.driver.join_hosts(True)
         present = await self.engine.networks()
         wanted = realised(cluster, name)
         for network, real in wanted.items():
@@ -131,6 +132,7 @@ class World:
             put(key("hosts", host.name), Host(name=host.name, id=host.name, index=n, address=host.address))
             for n, host in enumerate(lab.hosts, 1)
         ]
+        members += [put(key("alive", host.name), Alive(host=host.name, session="1")) for host in lab.hosts]
         networks = [put(key("networks", network.id), network) for network in (APP, BACK)]
         self.cluster = Cluster().apply(1, members + networks)
 
