@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from drover.decide.overlay import (
     peers,
     realised,
 )
+from drover.decide.tables import Tables
 from drover.model.cluster import Cluster, delete, put
 from drover.model.records import Address, Alive, Host, Network, Placement, key
 
@@ -196,3 +198,16 @@ def test_peers_are_the_other_members_whose_lease_is_held() -> None:
     cluster = cluster_of({})
     assert peers(cluster, "h2") == {"10.94.0.1", "10.94.0.3"}
     assert peers(cluster.apply(2, [delete(key("alive", "h3"))]), "h2") == {"10.94.0.1"}
+
+
+def test_connections_are_forgotten_when_the_backend_ends_not_when_it_is_told_to() -> None:
+    table = Tables(virtual={("dv1", "10.127.0.1"): ("10.44.0.2", "10.44.0.3")}, alive=frozenset({"10.44.0.2"}))
+    before = frozenset({"10.44.0.2", "10.44.0.4"})
+    told = msgspec.structs.replace(table, alive=frozenset({"10.44.0.2", "10.44.0.3", "10.44.0.4"}))
+    assert told.ended(before) == (frozenset(), {"10.44.0.4"})
+    assert table.ended(before) == ({"10.44.0.4"}, frozenset())
+
+
+def test_the_connections_of_a_backend_that_is_one_again_stay() -> None:
+    table = Tables(mesh={("tcp", 80): (("10.44.0.4", 80),)})
+    assert table.ended(frozenset({"10.44.0.4"})) == (frozenset(), frozenset())

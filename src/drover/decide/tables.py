@@ -58,6 +58,13 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True):
         targets = {ip for table in (self.mesh, self.bound) for many in table.values() for ip, _ in many}
         return frozenset(targets.union(*self.virtual.values()))
 
+    def ended(self, backends: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """Of the addresses that were backends some time before: those whose connections must be forgotten, and those to
+        ask about again. A backend that is told to stop goes on running for a while, and its connections with it; what
+        was sent to it after its end, before this host heard of either, must not wait for it."""
+        left = backends - self.addresses()
+        return left - self.alive, left & self.alive
+
 
 def networks_everywhere(cluster: Cluster) -> frozenset[str]:
     """Networks that every host must have: the default one, and those that published ports lead to."""

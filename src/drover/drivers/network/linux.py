@@ -41,6 +41,7 @@ class LinuxNetwork:
         self._devices: dict[int, Devices] = {}
         self._written: dict[int, frozenset[Remote]] = {}
         self._tables: Tables | None = None
+        self._leaving: frozenset[str] = frozenset()
         self._image: services.Image | None = None
 
     async def mtu_bytes(self, underlay: str) -> int:
@@ -135,7 +136,7 @@ class LinuxNetwork:
             # Somebody else took away what the difference builds on: all of it anew, still in one transaction.
             packet_filter.apply(services.script(services.NOTHING, wanted))
         self._image = wanted
-        ended = (self._tables.addresses() if self._tables else frozenset()) - tables.addresses() - tables.alive
+        ended, self._leaving = tables.ended(self._leaving | (self._tables.addresses() if self._tables else frozenset()))
         self._tables = tables
         services.forget_flows(ended)
         if verify or known is None:
