@@ -27,6 +27,8 @@ from pathlib import Path
 import msgspec
 
 RACY_S = 2.0
+HOST_BOUND = ("trusted.overlay.origin",)
+"""Extended attributes that mean nothing on another host: overlayfs keeps a handle of the file below in it."""
 Stamp = tuple[int, int, int, int, int, int, str]
 """Size, modification time in ns, mode, user, group, checksum of the extended attributes, first name of the inode."""
 
@@ -115,7 +117,7 @@ def _stamp(path: bytes, found: os.stat_result, first: str) -> Stamp:
 def _attributes(path: bytes) -> int:
     """A checksum of the extended attributes; 0 if there are none."""
     try:
-        names = sorted(os.listxattr(path, follow_symlinks=False))
+        names = sorted(set(os.listxattr(path, follow_symlinks=False)) - set(HOST_BOUND))
         pairs = [name.encode() + b"=" + os.getxattr(path, name, follow_symlinks=False) for name in names]
     except OSError:
         return 0
