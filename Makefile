@@ -24,7 +24,7 @@ test: setup ## everything: check, then the lab suite on real engines (root)
 
 demo: setup ## a three-host cluster on this machine, told as it happens (root)
 	@tools/clients compose
-	$(SUDO) .venv/bin/drover lab demo
+	$(SUDO) .venv/bin/drover lab demo --picture out/demo.svg
 
 lab: setup ## a lab of three hosts, one cluster, to play with (root); `drover lab down` removes it
 	$(SUDO) .venv/bin/drover lab up

@@ -222,7 +222,8 @@ def images(name: str, base: Path | None, into: tuple[str, ...], everywhere: bool
     "--dir", "base", type=click.Path(path_type=Path), envvar="DROVER_LAB_DIR", help="Where labs keep their disks."
 )
 @click.option("--keep", is_flag=True, help="Do not remove the lab at the end.")
-def demo(name: str, base: Path | None, keep: bool) -> int:
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the shop's run in this file (SVG).")
+def demo(name: str, base: Path | None, keep: bool, picture: Path | None) -> int:
     """Show what a cluster of three hosts does, as it happens; about a minute and a half.
 
     Ends with an account of what was promised and measured, and with status 1 if a promise did not hold.
@@ -232,7 +233,7 @@ def demo(name: str, base: Path | None, keep: bool) -> int:
     from drover.lab.story import Voice
 
     begin = time.monotonic()
-    rows = play(Voice(output.say, output.title), name=name, base=base or DEFAULT_BASE, keep=keep)
+    rows = play(Voice(output.say, output.title), name=name, base=base or DEFAULT_BASE, keep=keep, picture=picture)
     output.title("\nWhat was promised")
     output.show_table(
         ("", "PROMISE", "MEASURED"), [("PASS" if row.held else "FAIL", row.promise, row.figure) for row in rows]

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from drover.errors import Conflict, NotFound
-from drover.lab import demo_acts, demo_faults
+from drover.lab import demo_acts, demo_faults, demo_shop
 from drover.lab.lab import Lab
 from drover.lab.stage import Stage, evidence
 from drover.lab.story import ActOver, Row, Story, Voice
@@ -31,21 +31,29 @@ ACTS: tuple[tuple[str, Callable[[Stage], None]], ...] = (
     ("Build on one host, run on another, without a registry", demo_acts.build_and_run_elsewhere),
     ("Where a container may run, and why it is where it is", demo_acts.constraints),
     ("A Compose project across hosts", demo_acts.compose_project),
+    ("A shop: a web server and PostgreSQL, under load from now on", demo_shop.open_shop),
+    ("The database moves to h2, under load", demo_shop.move_database),
+    ("A power cut at h2, under load", demo_shop.database_host_dies),
+    ("h2 comes back", demo_shop.dead_host_returns),
+    ("The shop closes, and is counted", demo_shop.shut_shop),
     ("A power cut at h3, while clients keep calling", demo_faults.power_cut),
     ("h3 comes back", demo_faults.come_back),
     ("A power cut at h1, where it all began", demo_faults.first_host_dies),
 )
 
 
-def play(voice: Voice, *, name: str = NAME, base: Path = DEFAULT_BASE, keep: bool = False) -> list[Row]:
-    """The whole demo; the account of its promises. Conflict if a demo of that name is running."""
+def play(
+    voice: Voice, *, name: str = NAME, base: Path = DEFAULT_BASE, keep: bool = False, picture: Path | None = None
+) -> list[Row]:
+    """The whole demo; the account of its promises. Conflict if a demo of that name is running. `picture`: where to
+    draw the shop's run."""
     story = Story(voice, lambda: _evidence(name, base))
     with _only_one(name), _terminated_as_interrupt(), tempfile.TemporaryDirectory(prefix="drover-demo-") as scratch:
         _remove_left_over(name, base, voice)
         try:
             story.act("Three Docker hosts, one cluster", lambda: _build(story, name, base))
             if story.held:
-                _perform(story, name, base, Path(scratch))
+                _perform(story, Stage(Lab.open(name, base=base), story, Path(scratch), picture))
         finally:
             _end(story, name, base, keep)
     return story.rows
@@ -54,15 +62,14 @@ def play(voice: Voice, *, name: str = NAME, base: Path = DEFAULT_BASE, keep: boo
 def _build(story: Story, name: str, base: Path) -> None:
     with story.promise("three Docker hosts are one cluster") as row:
         begin = story.now_s()
-        lab = Lab.create(name, HOSTS, base=base, images=("busybox",), say=story.tell)
+        lab = Lab.create(name, HOSTS, base=base, images=("busybox", "postgres"), say=story.tell)
         row.figure = f"ready in {story.now_s() - begin:.1f} s"
     story.show(
         "\n".join(f"{host.name}  {host.address}  docker -H unix://{host.gateway_socket} ps" for host in lab.hosts)
     )
 
 
-def _perform(story: Story, name: str, base: Path, scratch: Path) -> None:
-    stage = Stage(Lab.open(name, base=base), story, scratch)
+def _perform(story: Story, stage: Stage) -> None:
     for title, act in ACTS:
         story.act(title, lambda act=act: act(stage))  # type: ignore[misc]
 

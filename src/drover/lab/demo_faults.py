@@ -64,15 +64,18 @@ class Callers:
                 return
 
 
-def _on(stage: Stage, host: str) -> str:
-    """One of the six that runs on the host."""
-    return next(name for name, at in zip(SIX, stage.host_of(*SIX), strict=True) if at == host)
+def _not_on(stage: Stage, host: str) -> tuple[str, str]:
+    """Two of the six that do not run on the host; on two hosts, if they can be."""
+    others = {at: name for name, at in zip(SIX, stage.host_of(*SIX), strict=True) if at != host}
+    expect(others, f"some of the six elsewhere than on {host}", stage.host_of(*SIX))
+    names = list(others.values())
+    return names[0], names[-1]
 
 
 def power_cut(stage: Stage) -> None:
     with stage.story.promise("a container may be bound to its host"):
         stage.docker("run", "-d", "--name", BOUND, "-e", "constraint:host==h3", "busybox", "sleep", "1000")
-    near, far = _on(stage, "h1"), _on(stage, "h2")
+    near, far = _not_on(stage, "h3")
     calls = [["ps"], ["inspect", near], ["exec", far, "true"], ["logs", "--tail", "1", far], ["exec", near, "true"]]
     callers = Callers([stage.client("h1"), stage.client("h2")], calls)
     with stage.story.promise("h3 dies, and the survivors answer every call") as row:
@@ -150,7 +153,7 @@ def come_back(stage: Stage) -> None:
 def first_host_dies(stage: Stage) -> None:
     stage.first = "h2"
     with stage.story.promise("h1 dies, too: h2 and h3 answer every call") as row:
-        there = _on(stage, "h2")
+        there = _not_on(stage, "h1")[0]
         calls = [["ps"], ["exec", there, "true"], ["exec", BOUND, "true"], ["inspect", there]]
         callers = Callers([stage.client("h2"), stage.client("h3")], calls)
         with callers.calling():

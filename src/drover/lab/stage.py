@@ -7,7 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -19,20 +19,35 @@ from drover.lab.lab import Lab
 from drover.lab.processes import wait_until
 from drover.lab.story import Story, expect, unmet
 
+if TYPE_CHECKING:
+    from drover.lab.demo_shop import Shop
+
 HOST_FIELD = '{{.Label "drover.host"}}'
 SETTLE_S = 30.0
 _LOG_LINES = 8
+_DROVER_TIMEOUT_S = 120
 T = TypeVar("T")
 
 
 class Stage:
-    """One lab and its story. `first` is the gateway that a command goes to unless told otherwise."""
+    """One lab and its story. `first` is the gateway that a command goes to unless told otherwise; `picture` is where
+    the shop's run is to be drawn (None: nowhere)."""
 
-    def __init__(self, lab: Lab, story: Story, scratch: Path) -> None:
+    def __init__(self, lab: Lab, story: Story, scratch: Path, picture: Path | None = None) -> None:
         self.lab = lab
         self.story = story
         self.scratch = scratch
         self.first = "h1"
+        self.shop: Shop | None = None
+        """The shop of `demo_shop`, while it is open."""
+        self.picture = picture
+
+    @property
+    def open_shop(self) -> Shop:
+        """The shop. DroverError if the act that opens it did not hold."""
+        if self.shop is None:
+            raise DroverError("the shop is not open", hint="the act that opens it did not hold")
+        return self.shop
 
     def client(self, host: str | None = None) -> Docker:
         """The user's own docker CLI at a host's gateway."""
@@ -56,13 +71,18 @@ class Stage:
 
     def drover(self, *argv: str) -> str:
         """A `drover` command that must succeed, told with its output."""
-        host = self.lab.host(self.first)
-        done = subprocess.run(
-            [cluster.drover(), *argv], env=host.environment(), capture_output=True, text=True, timeout=60, check=False
-        )
-        return _output(
-            self._told(Ran(shlex.join(["drover", *argv]), done.returncode, done.stdout, done.stderr, 0), None)
-        )
+        return _output(self._told(self.ask(*argv), None))
+
+    def ask(self, *argv: str) -> Ran:
+        """A `drover` command that nobody is told of."""
+        env = self.lab.host(self.first).environment()
+        command = [cluster.drover(), *argv]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_DROVER_TIMEOUT_S, check=False)
+        return Ran(shlex.join(["drover", *argv]), done.returncode, done.stdout, done.stderr, 0)
+
+    def engine(self, host: str) -> Docker:
+        """The docker CLI at a host's own engine, past the cluster."""
+        return Docker(self.lab.host(host).docker_socket)
 
     def host_of(self, *names: str) -> list[str]:
         """The hosts that containers run on."""
