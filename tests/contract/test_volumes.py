@@ -17,6 +17,7 @@ from drover.drivers.volumes.layout import Layout
 from drover.drivers.volumes.pool import make_pool, mount_pool
 from drover.drivers.volumes.port import VolumeDriver
 from drover.drivers.volumes.shared import SharedVolumes
+from drover.drivers.volumes.threaded import ThreadedDriver
 from drover.errors import Conflict, Unavailable
 
 
@@ -57,6 +58,14 @@ class _OnDisk(VolumeContract):
     def files(self) -> Files:
         return RealFiles()
 
+    async def test_the_files_of_a_snapshot_can_be_read(self, here: VolumeDriver) -> None:
+        (first,) = ids(1)
+        (Path(await here.ensure("data", 1)) / "fish").write_text("1")
+        await here.snapshot("data", first)
+        assert (Path(await here.files("data", first)) / "fish").read_text() == "1"
+        path = Path(await here.clone("data", first, "other", 1))
+        assert (path / "fish").read_text() == "1"
+
 
 class TestDirectory(_OnDisk):
     @pytest.fixture
@@ -82,6 +91,62 @@ class TestDirectory(_OnDisk):
         assert _seen(came) == _seen(Layout(tmp_path / "h1").snapshot("data", second))
         assert os.stat(came / "one").st_ino == os.stat(came / "two").st_ino
         assert os.stat(came / "sparse").st_blocks < 100
+
+    async def test_of_a_large_file_only_the_blocks_that_changed_travel(
+        self, here: VolumeDriver, there: VolumeDriver
+    ) -> None:
+        first, second, third, fourth = ids(4)
+        root = Path(await here.ensure("data", 1))
+        (root / "big").write_bytes(os.urandom(8 << 20))
+        await here.snapshot("data", first)
+        assert await copy(here, there, first) > 8 << 20
+        _change(root / "big", 5_000_000, b"fish")
+        await here.demote("data", second)
+        assert await copy(here, there, second) < 1 << 20
+        came = Path(await there.promote("data", second, 2))
+        assert (came / "big").read_bytes() == (Path(await here.files("data", second)) / "big").read_bytes()
+        _change(came / "big", 100, b"fowl")
+        os.truncate(came / "big", 7_000_001)
+        await there.demote("data", third)
+        assert await copy(there, here, third) < 1 << 20
+        back = Path(await here.promote("data", third, 3))
+        assert (back / "big").read_bytes() == (Path(await there.files("data", third)) / "big").read_bytes()
+        with (back / "big").open("ab") as file:
+            file.write(b"x" * 300_000)
+        await here.demote("data", fourth)
+        assert await copy(here, there, fourth) < 1 << 20
+        ours, theirs = Path(await here.files("data", fourth)), Path(await there.files("data", fourth))
+        assert (ours / "big").read_bytes() == (theirs / "big").read_bytes()
+
+    async def test_a_block_that_became_zeros_arrives_and_holes_stay(
+        self, here: VolumeDriver, there: VolumeDriver
+    ) -> None:
+        first, second = ids(2)
+        root = Path(await here.ensure("data", 1))
+        (root / "big").write_bytes(b"x" * (4 << 20))
+        os.truncate(root / "big", (64 << 20) + 17)
+        await here.snapshot("data", first)
+        assert await copy(here, there, first) < 5 << 20
+        assert os.stat(Path(await there.files("data", first)) / "big").st_blocks * 512 < 8 << 20
+        _change(root / "big", 65536, bytes(70_000))
+        await here.demote("data", second)
+        await copy(here, there, second)
+        ours, theirs = Path(await here.files("data", second)), Path(await there.files("data", second))
+        assert (ours / "big").read_bytes() == (theirs / "big").read_bytes()
+
+    async def test_large_files_keep_their_attributes(self, here: VolumeDriver, there: VolumeDriver) -> None:
+        (first,) = ids(1)
+        root = Path(await here.ensure("data", 1))
+        (root / "big").write_bytes(os.urandom(2 << 20))
+        os.chown(root / "big", 1234, 4321)
+        os.chmod(root / "big", 0o4750)
+        os.setxattr(root / "big", "user.colour", b"blue")
+        await here.demote("data", first)
+        await copy(here, there, first)
+        ours, theirs = Path(await here.files("data", first)) / "big", Path(await there.files("data", first)) / "big"
+        assert os.getxattr(theirs, "user.colour") == b"blue"
+        for field in ("st_mode", "st_uid", "st_gid", "st_mtime_ns", "st_size"):
+            assert getattr(os.stat(ours), field) == getattr(os.stat(theirs), field)
 
     async def test_files_of_a_promoted_set_are_its_own(self, here: VolumeDriver, there: VolumeDriver) -> None:
         first, second, third = ids(3)
@@ -115,6 +180,18 @@ class TestDirectory(_OnDisk):
         assert (Path(await there.promote("data", second, 2)) / "fish").read_text() == "new"
 
 
+class TestThreaded(_OnDisk):
+    """The contract holds with a thread between."""
+
+    @pytest.fixture
+    def here(self, tmp_path: Path) -> VolumeDriver:
+        return ThreadedDriver(DirectoryVolumes(tmp_path / "h1"), "directory")
+
+    @pytest.fixture
+    def there(self, tmp_path: Path) -> VolumeDriver:
+        return ThreadedDriver(DirectoryVolumes(tmp_path / "h2"), "directory")
+
+
 class TestShared(_OnDisk):
     @pytest.fixture
     def here(self, tmp_path: Path) -> VolumeDriver:
@@ -141,11 +218,11 @@ class TestShared(_OnDisk):
 
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
-    """Two hosts' pools in files, mounted."""
+    """Two hosts' pools in files, mounted, and a small one."""
     base = tmp_path_factory.mktemp("pools")
-    points = [base / "h1", base / "h2"]
-    for point in points:
-        make_pool(point.with_suffix(".img"), 1 << 30)
+    points = [base / "h1", base / "h2", base / "small"]
+    for point, size_bytes in zip(points, (1 << 30, 1 << 30, 1 << 28), strict=True):
+        make_pool(point.with_suffix(".img"), size_bytes)
         mount_pool(point.with_suffix(".img"), point)
     yield points
     for point in points:
@@ -174,9 +251,49 @@ class TestBtrfs(_OnDisk):
             files.write(target, path, f"hop{hop}", "1")
         assert len(files.read(here, path)) == 7
 
+    async def test_a_write_beyond_the_limit_fails_and_the_rest_stays(self, here: VolumeDriver) -> None:
+        root = Path(await here.ensure("data", 1))
+        assert await here.limit("data", 16 << 20)
+        with pytest.raises(OSError, match=r"Disk quota exceeded|No space left"):
+            _fill_up(root / "big", 120)
+        (root / "big").unlink()
+        await here.limit("data", 0)
+        _fill_up(root / "big", 120)
+        assert await here.size_bytes("data") >= 120 << 20
+
+    async def test_a_full_pool_fails_writes_and_spoils_nothing(self, pools: list[Path], files: Files) -> None:
+        """Copies, moves and removals go on with the metadata that btrfs holds back for itself."""
+        here = BtrfsVolumes(pools[2])
+        first, second = ids(2)
+        root = Path(await here.ensure("data", 1))
+        files.write(here, str(root), "fish", "1")
+        with pytest.raises(OSError, match="No space left"):
+            _fill_up(root / "big", 2000)
+        await here.snapshot("data", first)
+        await here.demote("data", second)
+        path = await here.promote("data", second, 2)
+        assert (Path(path) / "fish").read_text() == "1"
+        assert (await here.space()).free_bytes < 64 << 20
+        await here.remove("data")
+
     async def test_an_unmounted_pool_is_no_empty_volume(self, tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match="btrfs"):
             await BtrfsVolumes(tmp_path).ensure("data", 1)
+
+
+def _change(file: Path, at: int, data: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(data)
+
+
+def _fill_up(file: Path, mebibytes: int) -> None:
+    """Write, and have it on disk: then the filesystem must say what it thinks of it."""
+    with file.open("wb") as opened:
+        for _ in range(mebibytes):
+            opened.write(os.urandom(1 << 20))
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _fill(root: Path) -> None:

@@ -5,7 +5,10 @@ A test gets two hosts' drivers (`here`, `there`). `files` is how a container wou
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -173,11 +176,37 @@ class VolumeContract:
         await here.remove("data")
         assert (await here.live_sets(), await here.snapshots("data")) == ({}, [])
 
+    async def test_a_clone_is_a_volume_of_its_own(self, here: VolumeDriver, files: Files) -> None:
+        (first,) = ids(1)
+        await here.ensure("data", 1)
+        await here.demote("data", first)
+        path = await here.clone("data", first, "other", 2)
+        assert await here.clone("data", first, "other", 2) == path
+        await here.remove("data")
+        assert (await here.live_sets(), await here.snapshots("other")) == ({"other": 2}, [])
+        with pytest.raises(NotFound):
+            await here.clone("data", first, "third", 1)
+        await here.remove("other")
+
+    async def test_a_limit_is_kept_or_refused(self, here: VolumeDriver) -> None:
+        await here.ensure("data", 1)
+        kept = await here.limit("data", 1 << 30)
+        assert await here.limit("data", 1 << 30) == kept
+        assert await here.limit("data", 0)
+
     async def test_sizes_and_space(self, here: VolumeDriver, files: Files) -> None:
-        files.write(here, await here.ensure("data", 1), "fish", "x" * 100_000)
+        path = await here.ensure("data", 1)
+        files.write(here, path, "fish", "x" * 100_000)
+        await asyncio.to_thread(_settle, Path(path))
         assert await here.size_bytes("data") >= 100_000
         space = await here.space()
         assert 0 < space.free_bytes <= space.total_bytes
+
+
+def _settle(path: Path) -> None:
+    """Have it on disk: some filesystems count nothing else."""
+    if path.exists():
+        subprocess.run(["sync", "--file-system", path], check=True)
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

@@ -297,6 +297,8 @@ def _refuse_volume(cluster: Cluster, name: str, container: str, source: str, tar
                 if container
                 else f"move the container, its volumes come along: drover move {user.name} --to {target}",
             )
+    if volume.filling is not None:
+        raise Conflict(f"volume {name} is not ready: its {volume.filling.kind} is not done", hint="wait for it")
     other = move_of_volume(cluster, name)
     if other is not None:
         raise Conflict(f"volume {name} is being moved to {other[1].target} already", hint="wait, or cancel that")
@@ -314,7 +316,14 @@ def volume_record(name: str, body: str, now: float) -> r.Volume:
     """The record of a new volume that nobody holds yet, as its create body asks. Raises `Invalid` for bad options."""
     asked = options_of(body)
     return r.Volume(
-        name=name, body=body, driver=asked.driver, replicas=asked.replicas, interval_s=asked.interval_s, created_at=now
+        name=name,
+        body=body,
+        driver=asked.driver,
+        replicas=asked.replicas,
+        interval_s=asked.interval_s,
+        size_bytes=asked.size_bytes,
+        sync=asked.sync,
+        created_at=now,
     )
 
 

@@ -20,6 +20,7 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     service_addresses  ip                     leader     which service answers for the address
     volumes            volume name            people     a cluster volume and which host may write it, with an epoch
     volume_facts       host/volume name       its host   what that host's disk has of the volume
+    volume_space       host/driver            its host   what a volume driver's disk has there
     moves              container id or volume people     a container or volume is to go to another host; how far it is
     move_facts         host/key of the move   its host   how the copying goes
     tokens             token id               people     a join token (hash only)
@@ -227,6 +228,45 @@ class ServiceAddress(Record, frozen=True):
     service: str
 
 
+class Fill(Record, frozen=True):
+    """How a volume's live set is made anew, by the host that holds the claim; it can be repeated until it succeeds.
+
+    kind       the live set becomes
+    rollback   what `snapshot` holds
+    clone      what `snapshot` of the volume `source` holds
+    import     what a client sends (and nothing until one does)
+    restore    what the backup `snapshot` of `source` in `repository` holds
+
+    `aside`: the snapshot that the present live set becomes first; empty: there is none worth keeping.
+    """
+
+    kind: Literal["rollback", "clone", "import", "restore"]
+    snapshot: str = ""
+    source: str = ""
+    repository: str = ""
+    aside: str = ""
+
+
+class Backup(Record, frozen=True):
+    """Where a volume is backed up. `every_s` 0: when asked; `keep`: how many backups stay (0: all). `asked` counts the
+    times somebody asked for one now. No secrets: those are in a file on each host."""
+
+    repository: str
+    every_s: float = 0.0
+    keep: int = 0
+    asked: int = 0
+
+
+class BackupFacts(Record, frozen=True):
+    """How this host's last backup of a volume ended: of which demand, when, as which backup; or why it failed."""
+
+    asked: int = 0
+    at: float = 0.0
+    id: str = ""
+    failure: str = ""
+    progress: str = ""
+
+
 class Volume(Record, frozen=True):
     """A cluster volume. `host` holds the claim to write it (empty: never used yet); `epoch` only grows."""
 
@@ -242,6 +282,14 @@ class Volume(Record, frozen=True):
     """What the last promotion after a death may have lost, as a sentence."""
     replicas: int = 1
     interval_s: float = 5.0
+    size_bytes: int = 0
+    """How large it may grow; 0: as far as the disk goes."""
+    sync: bool = False
+    read_only: bool = False
+    """Engines mount it read-only."""
+    filling: Fill | None = None
+    """What its live set is about to become: until that is done nobody may use it."""
+    backup: Backup | None = None
     created_at: float = 0.0
     removed: bool = False
     """The host removes the data, then the record."""
@@ -258,6 +306,20 @@ class VolumeFacts(Record, frozen=True):
     snapshots: tuple[str, ...] = ()
     size_bytes: int = 0
     synced_at: float = 0.0
+    message: str = ""
+    """What is wrong with it here, as a sentence; empty if nothing is."""
+    backup: BackupFacts = BackupFacts()
+    at: float = 0.0
+
+
+class VolumeSpace(Record, frozen=True):
+    """What a driver's disk has on a host, in bytes (rounded: a change of a hundredth is worth a write). `message`: why
+    nothing is known of it."""
+
+    host: str
+    driver: str
+    total_bytes: int = 0
+    free_bytes: int = 0
     message: str = ""
     at: float = 0.0
 
@@ -353,6 +415,7 @@ TABLES: dict[str, type[Record]] = {
     "service_addresses": ServiceAddress,
     "volumes": Volume,
     "volume_facts": VolumeFacts,
+    "volume_space": VolumeSpace,
     "moves": Move,
     "move_facts": MoveFacts,
     "tokens": Token,

@@ -13,44 +13,42 @@ parent by its UUID, whichever side made it first. What is easy to get wrong, and
     an incomplete snapshot is deleted before a receive of its name   else "File exists"
 
 `btrfs send` cannot resume. A cut increment is small and is sent again; a cut first copy begins anew.
+
+A size limit is a quota group's, with headroom (`quota_bytes`): btrfs writes new blocks before it frees the old ones,
+and counts both meanwhile. Quotas are switched on for the filesystem with the first limit, as they cost something.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from pathlib import Path
+from typing import ParamSpec
 
+from drover.drivers.volumes import btrfs_calls as calls
 from drover.drivers.volumes.command import consume, produce, run
 from drover.drivers.volumes.layout import Layout, tree_bytes
 from drover.drivers.volumes.port import NoBase, Space
 from drover.errors import DroverError, NotFound, Unavailable
 
-_GET_FLAGS = 0x80089419
-"""BTRFS_IOC_SUBVOL_GETFLAGS"""
-_READ_ONLY = 2
-_GET_INFO = 0x81F8943C
-"""BTRFS_IOC_GET_SUBVOL_INFO"""
-_INFO_BYTES = 504
-_CTRANSID_AT = 344
-"""In its answer: the transaction of the last change; the one of the creation follows."""
-_SUBVOLUME_INODE = 256
-"""The inode number of every subvolume's root."""
+P = ParamSpec("P")
 _BTRFS_MAGIC = "btrfs"
+HEADROOM_BYTES = 64 * 1024 * 1024
+HEADROOM_SHARE = 4
 
 
 class BtrfsVolumes:
     """Volumes below a directory of a btrfs filesystem."""
 
     instant = True
+    synchronous = False
 
     def __init__(self, root: Path) -> None:
         self._layout = Layout(root)
         self._trash = asyncio.Lock()
+        self._syncing: asyncio.Task[None] | None = None
+        self._next_sync: asyncio.Task[None] | None = None
 
     def _ready(self) -> Layout:
         """The layout, if the filesystem is there: what lies below an empty mount point is no data."""
@@ -70,7 +68,7 @@ class BtrfsVolumes:
         path = layout.live(volume, epoch)
         layout.refuse_other(volume, epoch)
         if not path.exists():
-            await run("btrfs", "-q", "subvolume", "create", str(path))
+            await _called(calls.create, path)
         return str(path)
 
     async def live(self, volume: str) -> int:
@@ -83,11 +81,11 @@ class BtrfsVolumes:
         layout = self._ready()
         live = layout.needed_live(volume)
         layout.snapshots_of(volume).mkdir(exist_ok=True)
-        await run("btrfs", "-q", "subvolume", "snapshot", "-r", str(live), str(layout.snapshot(volume, snapshot)))
+        await _called(calls.snapshot, live, layout.snapshot(volume, snapshot), True)
 
     async def snapshots(self, volume: str) -> list[str]:
         layout = self._ready()
-        return [one for one in layout.ids(volume) if _complete(layout.snapshot(volume, one))]
+        return [one for one in layout.ids(volume) if calls.is_complete(layout.snapshot(volume, one))]
 
     async def have(self, volume: str) -> bytes:
         return "\n".join(await self.snapshots(volume)).encode()
@@ -98,7 +96,7 @@ class BtrfsVolumes:
         live = layout.found_live(volume)
         if live is None or not ours or ours[-1] != theirs[-1]:
             return False
-        return _changed_in(live) <= _made_in(layout.snapshot(volume, ours[-1]))
+        return calls.changed_in(live) <= calls.made_in(layout.snapshot(volume, ours[-1]))
 
     async def send(self, volume: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
         layout = self._ready()
@@ -114,7 +112,7 @@ class BtrfsVolumes:
     async def receive(self, volume: str, snapshot: str, stream: AsyncIterator[bytes]) -> None:
         layout = self._ready()
         path = layout.snapshot(volume, snapshot)
-        if _complete(path):
+        if calls.is_complete(path):
             return
         await self._delete([path])
         path.parent.mkdir(exist_ok=True)
@@ -125,10 +123,10 @@ class BtrfsVolumes:
             if "cannot find parent" in error.message:
                 raise NoBase(f"snapshot {snapshot} of {volume} builds on what is not here") from error
             raise
-        if not _complete(path):
+        if not calls.is_complete(path):
             await self._delete([path])
             raise Unavailable(f"snapshot {snapshot} of {volume} came incomplete", hint="it is asked for again")
-        await run("btrfs", "filesystem", "sync", str(layout.root))
+        await self._synced()
 
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:
         layout = self._ready()
@@ -136,9 +134,9 @@ class BtrfsVolumes:
         layout.refuse_other(volume, epoch)
         if not path.exists():
             source = layout.snapshot(volume, snapshot)
-            if not _complete(source):
+            if not calls.is_complete(source):
                 raise NotFound(f"volume {volume} has no complete snapshot {snapshot} on this host")
-            await run("btrfs", "-q", "subvolume", "snapshot", str(source), str(path))
+            await _called(calls.snapshot, source, path, False)
         return str(path)
 
     async def demote(self, volume: str, snapshot: str) -> None:
@@ -146,8 +144,20 @@ class BtrfsVolumes:
         live = layout.found_live(volume)
         if live is None:
             return
-        await self.snapshot(volume, snapshot)
+        if not layout.snapshot(volume, snapshot).exists():
+            await self.snapshot(volume, snapshot)
         layout.bury(live)
+
+    async def clone(self, volume: str, snapshot: str, clone: str, epoch: int) -> str:
+        layout = self._ready()
+        path = layout.live(clone, epoch)
+        layout.refuse_other(clone, epoch)
+        if not path.exists():
+            await _called(calls.snapshot, layout.needed_snapshot(volume, snapshot), path, False)
+        return str(path)
+
+    async def files(self, volume: str, snapshot: str) -> str:
+        return str(self._ready().needed_snapshot(volume, snapshot))
 
     async def forget(self, volume: str, snapshots: Collection[str]) -> None:
         layout = self._ready()
@@ -168,25 +178,68 @@ class BtrfsVolumes:
         layout = self._ready()
         live = layout.found_live(volume)
         newest = [layout.snapshot(volume, one) for one in layout.ids(volume)[-1:]]
-        return sum([await asyncio.to_thread(tree_bytes, path) for path in ([live] if live else newest)])
+        return sum([await asyncio.to_thread(_used_bytes, path) for path in ([live] if live else newest)])
+
+    async def limit(self, volume: str, limit_bytes: int) -> bool:
+        layout = self._ready()
+        live = layout.needed_live(volume)
+        shown = calls.quota(live)
+        if shown is None and limit_bytes:
+            await run("btrfs", "quota", "enable", str(layout.root))
+            await run("btrfs", "quota", "rescan", "-w", str(layout.root))
+        if shown is not None or limit_bytes:
+            wanted = str(quota_bytes(limit_bytes)) if limit_bytes else "none"
+            await run("btrfs", "qgroup", "limit", wanted, str(live))
+        return True
 
     async def space(self) -> Space:
         return await self._ready().space()
+
+    async def _synced(self) -> None:
+        """All that was written until now is on disk. Those that ask while one sync is under way share the next: each
+        takes a while, and takes the filesystem for itself."""
+        if self._next_sync is None:
+            self._next_sync = asyncio.create_task(self._sync_after(self._syncing))
+        await asyncio.shield(self._next_sync)
+
+    async def _sync_after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        self._syncing, self._next_sync = self._next_sync, None
+        await _called(calls.sync, self._layout.root)
 
     # -- deleting ------------------------------------------------------------------------------------------------
 
     async def _delete(self, paths: Collection[Path]) -> None:
         """Delete subvolumes; those that are not there count as deleted."""
-        present = [str(path) for path in paths if path.exists()]
-        if present:
-            await run("btrfs", "-q", "subvolume", "delete", *present)
+        for path in paths:
+            await _called(calls.destroy, path)
 
     async def _clean(self) -> None:
         """Empty the trash, one at a time."""
         async with self._trash:
-            graves = [grave for grave in (self._layout.root / "trash").iterdir() if is_subvolume(grave)]
+            graves = [grave for grave in (self._layout.root / "trash").iterdir() if calls.is_subvolume(grave)]
             with contextlib.suppress(DroverError):  # what stays is tried again with the next one
                 await self._delete(graves)
+
+
+def quota_bytes(limit_bytes: int) -> int:
+    """The quota for a volume that may have so many bytes: with headroom for blocks that are about to be freed."""
+    return limit_bytes + limit_bytes // HEADROOM_SHARE + HEADROOM_BYTES
+
+
+async def _called(call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """A call to the filesystem, in a thread; its error in its own words."""
+    try:
+        await asyncio.to_thread(call, *args, **kwargs)
+    except OSError as error:
+        raise DroverError(f"btrfs: {error.strerror}: {error.filename or call.__name__}") from error
+
+
+def _used_bytes(path: Path) -> int:
+    """What the subvolume has: as its quota group says, else counted."""
+    shown = calls.quota(path)
+    return tree_bytes(path) if shown is None else int((shown / "referenced").read_text())
 
 
 def filesystem_of(path: Path) -> str:
@@ -201,34 +254,3 @@ def filesystem_of(path: Path) -> str:
         if inside and len(point) >= len(best):
             best, kind = point, line.split()[2]
     return kind
-
-
-def is_subvolume(path: Path) -> bool:
-    try:
-        return os.stat(path).st_ino == _SUBVOLUME_INODE
-    except FileNotFoundError:
-        return False
-
-
-def _complete(path: Path) -> bool:
-    """Whether a snapshot is there and read-only: a receive that was cut leaves a writable one."""
-    return is_subvolume(path) and bool(struct.unpack("=Q", _asked(path, _GET_FLAGS, 8))[0] & _READ_ONLY)
-
-
-def _changed_in(path: Path) -> int:
-    """The transaction that last changed anything in a subvolume."""
-    return int(struct.unpack_from("=Q", _asked(path, _GET_INFO, _INFO_BYTES), _CTRANSID_AT)[0])
-
-
-def _made_in(path: Path) -> int:
-    """The transaction that made a snapshot."""
-    return int(struct.unpack_from("=Q", _asked(path, _GET_INFO, _INFO_BYTES), _CTRANSID_AT + 8)[0])
-
-
-def _asked(path: Path, request: int, answer_bytes: int) -> bytes:
-    """What the filesystem answers about a subvolume."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return fcntl.ioctl(handle, request, bytes(answer_bytes))
-    finally:
-        os.close(handle)

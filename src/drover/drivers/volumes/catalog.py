@@ -5,6 +5,8 @@ btrfs       the volume directory is on btrfs, or there is a pool             whe
 directory   everywhere                                                       elsewhere
 shared      the host was given a directory of shared storage
 others      a package has an entry point of the group `drover.volumes`: called with the driver's own directory
+
+Each runs in a thread of its own (`threaded`): a disk that hangs holds up nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from drover.drivers.volumes.btrfs import BtrfsVolumes, filesystem_of
 from drover.drivers.volumes.directory import DirectoryVolumes
 from drover.drivers.volumes.port import VolumeDriver
 from drover.drivers.volumes.shared import SharedVolumes
+from drover.drivers.volumes.threaded import ThreadedDriver
 from drover.errors import Invalid
 
 ENTRY_POINTS = "drover.volumes"
@@ -55,4 +58,4 @@ def host_catalog(root: Path, pool: Path | None, shared: Path | None) -> Catalog:
         drivers["shared"] = SharedVolumes(root / "shared", shared)
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         drivers.setdefault(point.name, point.load()(root / point.name))
-    return Catalog(drivers)
+    return Catalog({name: ThreadedDriver(driver, name) for name, driver in drivers.items()})

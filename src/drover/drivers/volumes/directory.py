@@ -1,4 +1,4 @@
-"""`directory`: live sets are plain directories on any filesystem; what changed travels as a tar archive.
+"""`directory`: live sets are plain directories on any filesystem; what changed travels, of large files by blocks.
 
 Theory of operation. `have` is the manifest of the newest snapshot here; `trees` has the stream. Files in snapshots are
 shared: nothing may write to them, which is why promoting one drops the others.
@@ -16,8 +16,10 @@ import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from pathlib import Path
 
-from drover.drivers.volumes import manifest, trees
-from drover.drivers.volumes.layout import Layout, tree_bytes
+import msgspec
+
+from drover.drivers.volumes import delta, manifest, trees
+from drover.drivers.volumes.layout import Layout, copy_tree, tree_bytes
 from drover.drivers.volumes.port import NoBase, Space
 from drover.model.snapshots import taken_at
 
@@ -28,6 +30,7 @@ class DirectoryVolumes:
     """Volumes as directories below a root."""
 
     instant = False
+    synchronous = False
 
     def __init__(self, root: Path) -> None:
         self._layout = Layout(root)
@@ -65,8 +68,7 @@ class DirectoryVolumes:
         ids = self._layout.ids(volume)
         if not ids:
             return b""
-        path = self._layout.snapshot(volume, ids[-1])
-        return (await asyncio.to_thread(manifest.scan, path, ids[-1])).packed()
+        return (await asyncio.to_thread(_manifest, self._layout.snapshot(volume, ids[-1]))).packed()
 
     async def unchanged(self, volume: str, have: bytes) -> bool:
         live = self._layout.found_live(volume)
@@ -99,7 +101,8 @@ class DirectoryVolumes:
         path = layout.snapshot(volume, snapshot)
         if path.is_dir():
             return
-        await trees.receive(path, stream, lambda base: self._base(volume, base))
+        sums = await trees.receive(path, stream, lambda base: self._base(volume, base))
+        await asyncio.to_thread(delta.store, path, sums)
 
     def _base(self, volume: str, base: str) -> Path:
         path = self._layout.snapshot(volume, base)
@@ -116,6 +119,7 @@ class DirectoryVolumes:
         if not path.exists():
             layout.needed_snapshot(volume, snapshot)
             await self.forget(volume, [one for one in layout.ids(volume) if one != snapshot])
+            delta.drop(layout.snapshot(volume, snapshot))
             layout.snapshot(volume, snapshot).rename(path)
         return str(path)
 
@@ -129,11 +133,26 @@ class DirectoryVolumes:
         layout.snapshots_of(volume).mkdir(exist_ok=True)
         live.rename(layout.snapshot(volume, snapshot))
 
+    async def clone(self, volume: str, snapshot: str, clone: str, epoch: int) -> str:
+        layout = self._ready()
+        path = layout.live(clone, epoch)
+        layout.refuse_other(clone, epoch)
+        if not path.exists():
+            await copy_tree(self._source(volume, snapshot)[0], path)
+        return str(path)
+
+    async def files(self, volume: str, snapshot: str) -> str:
+        return str(self._source(volume, snapshot)[0])
+
+    async def limit(self, volume: str, limit_bytes: int) -> bool:
+        return not limit_bytes
+
     async def forget(self, volume: str, snapshots: Collection[str]) -> None:
         layout = self._ready()
         for one in snapshots:
             path = layout.snapshot(volume, one)
             _view(path).unlink(missing_ok=True)
+            delta.drop(path)
             layout.bury(path)
         await asyncio.to_thread(self._clean)
         layout.drop_empty(volume)
@@ -162,3 +181,9 @@ class DirectoryVolumes:
 
 def _view(path: Path) -> Path:
     return path.with_name(path.name + _VIEW)
+
+
+def _manifest(snapshot: Path) -> manifest.Manifest:
+    """Of a snapshot, with the checksums of its large files."""
+    found = manifest.scan(snapshot, snapshot.name)
+    return msgspec.structs.replace(found, sums=delta.completed(snapshot, manifest.large(found)))

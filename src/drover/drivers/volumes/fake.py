@@ -33,10 +33,12 @@ class FakeVolumes:
     """One host's disk. `removed` lists the volumes deleted, in order; `ensured` those that began empty."""
 
     instant = True
+    synchronous = False
 
     def __init__(self) -> None:
         self.removed: list[str] = []
         self.ensured: list[str] = []
+        self.limits: dict[str, int] = {}
         self.full = False
         self.slow_s = 0.0
         self.sent_bytes = 0
@@ -155,6 +157,23 @@ class FakeVolumes:
         await self._enter("demote")
         if volume in self._live:
             self._snapshots[volume][snapshot] = self._live.pop(volume)[1]
+
+    async def clone(self, volume: str, snapshot: str, clone: str, epoch: int) -> str:
+        await self._enter("clone")
+        path = self._path(clone, epoch)
+        if clone not in self._live:
+            self._live[clone] = (epoch, dict(self._found(volume, snapshot)))
+        return path
+
+    async def files(self, volume: str, snapshot: str) -> str:
+        self._found(volume, snapshot)
+        return f"/fake/snapshots/{volume}/{snapshot}"
+
+    async def limit(self, volume: str, limit_bytes: int) -> bool:
+        await self._enter("limit")
+        self._needed(volume)
+        self.limits[volume] = limit_bytes
+        return True
 
     async def forget(self, volume: str, snapshots: Collection[str]) -> None:
         for one in snapshots:

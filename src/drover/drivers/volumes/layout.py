@@ -16,6 +16,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+from drover.drivers.volumes.command import run
 from drover.drivers.volumes.port import Space
 from drover.errors import Conflict, Invalid, NotFound
 from drover.model.snapshots import is_id
@@ -105,6 +106,18 @@ class Layout:
     async def space(self) -> Space:
         found = await asyncio.to_thread(shutil.disk_usage, self.root)
         return Space(total_bytes=found.total, free_bytes=found.free)
+
+
+async def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory with all that a filesystem keeps; `target` is whole or not there. Blocks are shared where the
+    filesystem can do that."""
+    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        await run("cp", "--archive", "--reflink=auto", "--sparse=auto", str(source), str(part))
+        part.rename(target)
+    except BaseException:
+        await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
+        raise
 
 
 def tree_bytes(path: Path) -> int:

@@ -26,6 +26,8 @@ from pathlib import Path
 
 import msgspec
 
+LARGE_BYTES = 1024 * 1024
+"""Smaller files travel whole, in an archive."""
 RACY_S = 2.0
 HOST_BOUND = ("trusted.overlay.origin",)
 """Extended attributes that mean nothing on another host: overlayfs keeps a handle of the file below in it."""
@@ -34,11 +36,13 @@ Stamp = tuple[int, int, int, int, int, int, str]
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """A tree: its regular files by path, and all other paths (directories before what is in them)."""
+    """A tree: its regular files by path, all other paths (directories before what is in them), and the checksums of
+    its large files' blocks (`delta`)."""
 
     snapshot: str = ""
     files: Mapping[str, Stamp] = {}
     others: tuple[str, ...] = ()
+    sums: Mapping[str, str] = {}
 
     def packed(self) -> bytes:
         return zlib.compress(msgspec.json.encode(self), 1)
@@ -72,6 +76,12 @@ def kept(ours: Manifest, theirs: Manifest, base_taken_at: float) -> frozenset[st
         if not group <= same:
             same -= group
     return frozenset(same)
+
+
+def large(manifest: Manifest) -> list[str]:
+    """The files that travel by blocks: large ones with one name."""
+    linked = {path for group in _groups(manifest) for path in group}
+    return [path for path, mark in manifest.files.items() if mark[0] >= LARGE_BYTES and path not in linked]
 
 
 def _groups(manifest: Manifest) -> list[set[str]]:

@@ -12,24 +12,13 @@ The mount stays when the daemon ends: containers write below it.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 from drover.errors import Conflict, DroverError, Invalid, MissingTool
 
-_SIZE = re.compile(r"(\d+)([KMGT]?)")
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 MIN_BYTES = 128 * 1024 * 1024
-
-
-def parse_size(text: str) -> int:
-    """`8G` in bytes. Raises `Invalid`."""
-    found = _SIZE.fullmatch(text.strip().upper().removesuffix("IB").removesuffix("B"))
-    if found is None:
-        raise Invalid(f"{text!r} is no size", hint="for instance 20G")
-    return int(found[1]) << _UNITS[found[2]]
 
 
 def make_pool(file: Path, size_bytes: int) -> None:

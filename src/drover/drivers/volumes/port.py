@@ -13,6 +13,9 @@ path and refuses. That is the last fence.
     promote    made from a snapshot          - (the one promoted from stays usable as a base)
     receive    -                             one more, or nothing if the stream was cut
     forget     -                             those named are gone
+    clone      of another volume, made from  -
+               a snapshot of this one
+    limit      may not outgrow it            -
     remove     gone                          all gone
 
 A snapshot's id sorts by age and says which claim it belongs to (`drover.model.snapshots`); the caller makes it. The
@@ -48,6 +51,11 @@ class VolumeDriver(Protocol):
     @property
     def instant(self) -> bool:
         """Whether a snapshot of a live set that is being written is consistent: one instant of all its files."""
+        ...
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether what is written here is, when that is acknowledged, there for every host that may take over."""
         ...
 
     def path(self, volume: str, epoch: int) -> str:
@@ -108,6 +116,21 @@ class VolumeDriver(Protocol):
 
     async def demote(self, volume: str, snapshot: str) -> None:
         """Set the live set aside as a snapshot: its path is gone. Nothing there is success."""
+        ...
+
+    async def clone(self, volume: str, snapshot: str, clone: str, epoch: int) -> str:
+        """Make the live set of another volume from a snapshot of this one, and return its path; one of this epoch is
+        left alone. Raises as `promote` does."""
+        ...
+
+    async def files(self, volume: str, snapshot: str) -> str:
+        """Where the files of a snapshot can be read: an absolute path. Without `instant` it may be the live set's.
+        Raises `NotFound` if it is not here."""
+        ...
+
+    async def limit(self, volume: str, limit_bytes: int) -> bool:
+        """Keep the live set from growing much beyond so many bytes (0: it may again). False if the driver cannot: the
+        caller then can only watch."""
         ...
 
     async def forget(self, volume: str, snapshots: Collection[str]) -> None:

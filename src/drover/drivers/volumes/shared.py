@@ -14,7 +14,7 @@ import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from pathlib import Path
 
-from drover.drivers.volumes.layout import Layout, tree_bytes
+from drover.drivers.volumes.layout import Layout, copy_tree, tree_bytes
 from drover.drivers.volumes.port import Space
 from drover.errors import Conflict, NotFound, Unavailable
 
@@ -25,6 +25,7 @@ class SharedVolumes:
     """Volumes as directories of shared storage; `root` is this host's own directory."""
 
     instant = True
+    synchronous = True
 
     def __init__(self, root: Path, shared: Path) -> None:
         self._layout = Layout(root)
@@ -111,6 +112,21 @@ class SharedVolumes:
         if live is not None:
             layout.snapshot(volume, snapshot).mkdir(parents=True, exist_ok=True)
             live.unlink()
+
+    async def clone(self, volume: str, snapshot: str, clone: str, epoch: int) -> str:
+        layout = self._ready()
+        layout.refuse_other(clone, epoch)
+        layout.needed_snapshot(volume, snapshot)
+        if not layout.live(clone, epoch).is_symlink():
+            await copy_tree(self._shared / volume, self._shared / clone)
+        return self._linked(clone, epoch)
+
+    async def files(self, volume: str, snapshot: str) -> str:
+        self._ready().needed_snapshot(volume, snapshot)
+        return str(self._shared / volume)
+
+    async def limit(self, volume: str, limit_bytes: int) -> bool:
+        return not limit_bytes
 
     async def forget(self, volume: str, snapshots: Collection[str]) -> None:
         for one in snapshots:

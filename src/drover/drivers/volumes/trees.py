@@ -1,6 +1,7 @@
 """A directory tree as a stream: what the other side lacks of it, and how it is put together there.
 
     length (8 bytes), JSON `Head`     the base it builds on, the paths to take from there
+    patches                           of the large files that changed, the blocks that did (`delta`)
     a tar archive                     all other files, and every directory, link and device
     END                               so that a cut between two members is noticed
 
@@ -14,16 +15,16 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from drover.drivers.volumes import manifest
-from drover.drivers.volumes.command import consume, produce, run
-from drover.errors import DroverError, Invalid, Unavailable
+from drover.drivers.volumes import archive, delta, manifest
+from drover.drivers.volumes.command import PIECE_BYTES, run
+from drover.errors import Invalid, Unavailable
 from drover.model.snapshots import taken_at
 
 T = TypeVar("T")
@@ -31,11 +32,7 @@ T = TypeVar("T")
 END = b"DROVER-END\n"
 MAX_HEAD_BYTES = 512 * 1024 * 1024
 PART = ".part"
-_PACK = ("tar", "--create", "--xattrs", "--acls", "--sparse", "--numeric-owner", "--no-recursion", "--null")
-_LEFT = tuple(f"--xattrs-exclude={name}" for name in manifest.HOST_BOUND)
-_READ_LIVE = ("--ignore-failed-read", "--warning=no-file-changed", "--warning=no-file-removed")
-_UNPACK = ("tar", "--extract", "--preserve-permissions", "--same-owner", "--numeric-owner", "--xattrs")
-_ATTRIBUTES = ("--xattrs-include=*", "--acls", "--delay-directory-restore", "--directory")
+BATCH_S = 1.0
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -53,45 +50,65 @@ async def send(root: Path, snapshot: str, have: bytes, live: bool) -> AsyncGener
     theirs = await asyncio.to_thread(manifest.unpacked, have)
     keep = manifest.kept(ours, theirs, taken_at(theirs.snapshot)) if theirs.snapshot else frozenset()
     yield headed(Head(theirs.snapshot, tuple(sorted(keep))))
-    wanted = [*ours.others, *(path for path in ours.files if path not in keep)]
-    async with contextlib.aclosing(_packed(root, wanted, live)) as pieces:
+    large = [path for path in manifest.large(ours) if path not in keep]
+    patches = (piece for path in large for piece in delta.pieces(root, path, theirs.sums.get(path)))
+    while batch := await asyncio.to_thread(_batch, patches):
+        yield batch
+    yield delta.end()
+    wanted = map(manifest.on_disk, [*ours.others, *sorted({*ours.files} - keep - {*large})])
+    async with contextlib.aclosing(archive.pack_some(root, wanted, live)) as pieces:
         async for piece in pieces:
             yield piece
     yield END
 
 
-async def receive(path: Path, stream: AsyncIterator[bytes], base_of: Callable[[str], Path]) -> None:
-    """Make `path` of a stream, durably. `base_of` gives the directory of a base, or raises `NoBase`."""
+def _batch(pieces: Iterator[bytes]) -> bytes:
+    """The next pieces: about PIECE_BYTES together, or those of BATCH_S seconds; nothing at their end."""
+    batch, end = bytearray(), time.monotonic() + BATCH_S
+    while len(batch) < PIECE_BYTES and (not batch or time.monotonic() < end) and (piece := next(pieces, b"")):
+        batch += piece
+    return bytes(batch)
+
+
+async def receive(path: Path, stream: AsyncIterator[bytes], base_of: Callable[[str], Path]) -> dict[str, str]:
+    """Make `path` of a stream, durably; the checksums of its large files, as far as they are known. `base_of` gives
+    the directory of a base, or raises `NoBase`."""
     part = path.with_name(path.name + PART)
     await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        head, archive = await split(stream, Head)
-        if head.base:
-            await asyncio.to_thread(_link_all, base_of(head.base), part, head.keep)
-        await consume(before_end(archive), *_UNPACK, *_ATTRIBUTES, str(part))
+        sums = await _fill(part, stream, base_of)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     await run("sync", "--file-system", str(part))
     part.rename(path)
     sync_directory(path.parent)
+    return sums
 
 
-async def _packed(root: Path, paths: list[str], live: bool) -> AsyncGenerator[bytes, None]:
-    """The paths as a tar archive. In a live set, files that change or vanish meanwhile are as they are found."""
-    with tempfile.NamedTemporaryFile() as names:
-        names.write(b"\0".join(map(manifest.on_disk, paths)))
-        names.flush()
-        options = ("--directory", str(root), "--verbatim-files-from", "--files-from", names.name)
-        argv = (*_PACK, *_LEFT, *(_READ_LIVE if live else ()), *options)
-        async with contextlib.aclosing(produce(*argv)) as pieces:
-            try:
-                async for piece in pieces:
-                    yield piece
-            except DroverError as error:
-                if not live or not error.message.endswith("exit status 1"):
-                    raise
+async def _fill(part: Path, stream: AsyncIterator[bytes], base_of: Callable[[str], Path]) -> dict[str, str]:
+    """Put the tree together; the checksums of its large files."""
+    head, rest = await split(stream, Head)
+    base = base_of(head.base) if head.base else None
+    known = delta.stored(base) if base is not None else {}
+    if base is not None:
+        await asyncio.to_thread(_link_all, base, part, head.keep)
+    patcher = delta.Patcher(part, base, known)
+    await archive.unpack(before_end(await _patched(patcher, rest)), part)
+    return {path: known[path] for path in head.keep if path in known} | patcher.sums
+
+
+async def _patched(patcher: delta.Patcher, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Apply the patches at a stream's beginning; the pieces after them."""
+    try:
+        async for piece in stream:
+            await asyncio.to_thread(patcher.feed, piece)
+            if patcher.ended:
+                return _chained(patcher.rest, stream)
+    finally:
+        patcher.close()
+    raise Unavailable("a volume's stream was cut", hint="it is asked for again")
 
 
 def headed(head: msgspec.Struct) -> bytes:
