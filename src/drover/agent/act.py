@@ -146,7 +146,9 @@ class Actor:
     def report(self, container: str, progress: str = "") -> None:
         """Report what the view holds of a container, with this host's last answer about it."""
         answer = answer_of(self._cluster, self._host, self._view.answers, container)
-        facts = container_facts(self._host, container, self._view.containers.get(container), answer, progress)
+        seen = self._view.containers.get(container)
+        interrupted = seen is not None and self._view.was_interrupted(seen)
+        facts = container_facts(self._host, container, seen, answer, progress, interrupted=interrupted)
         self._reporter.report(r.key("container_facts", self._host, container), facts)
 
     def answer(self, container: str, order: r.Order, status: int, text: str) -> None:

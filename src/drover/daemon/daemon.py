@@ -39,11 +39,13 @@ from drover.api.server import ApiServer
 from drover.api.volumes import volume_api_routes
 from drover.daemon.config import HostConfig, commit_bootstrap
 from drover.daemon.doctor import doctor_routes
+from drover.daemon.evacuation import Evacuator
 from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.recovery import Recoverer
+from drover.daemon.shutdown import HostShutdown
 from drover.daemon.snapshots import SnapshotRoutes
 from drover.daemon.volumes import PeerVolumes, volume_routes
 from drover.daemon.watchdog_link import WatchdogLink
@@ -102,7 +104,15 @@ class Daemon:
         self.fence.on_open.append(self.keeper.verify)
         self.agent.guard(self.fence)
         self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
-        duties = [self._note_losses, self.recoverer.recover, self._keep_quorum, self._keep_networks]
+        self.evacuator = Evacuator(self.store, self.mirror, time.time)
+        self.shutdown = HostShutdown(config.name, self.store, self.mirror, self.session, self.fence, time.time)
+        duties = [
+            self._note_losses,
+            self.recoverer.recover,
+            self.evacuator.evacuate,
+            self._keep_quorum,
+            self._keep_networks,
+        ]
         self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
         self.links = self._links(self._client_tls)
         self.gateway = Gateway(
@@ -116,6 +126,7 @@ class Daemon:
         volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes()]
         doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
         routes = [*image_routes(config.name, self.engine), *volumes, *adapter_routes(self.hooks), *doctor]
+        routes += self.shutdown.routes()
         self.api = ApiServer(self._api_context(), routes)
 
     def _links(self, client_tls: ssl.SSLContext) -> EngineLinks:
@@ -189,6 +200,7 @@ class Daemon:
             self.leadership.run,
             self._follow_members,
             self._renew_certificate,
+            self.shutdown.return_to_service,
         ]
 
     async def _open_doors(self) -> None:
@@ -225,6 +237,8 @@ class Daemon:
     async def _leave_lease(self) -> None:
         """The next daemon finds the lease held if something depends on it. A host that is cut off has none to leave."""
         cluster, name = self.mirror.cluster, self.config.name
+        if self.shutdown.state == "gone":
+            return
         if name not in cluster.hosts or all(placement.host != name for placement in cluster.placements.values()):
             await self.session.end()
         elif self.fence.state == "open":

@@ -16,8 +16,8 @@ while the host has not answered its number; `seen` is the container as this engi
     any other       yes       a network or volume is missing   -> ensure it, wait
     any other       yes                                        -> Perform(order)
     no              created   desired is running               -> StartContainer
-    no              exited    desired is running; the fence    -> StartContainer
-                              stopped it
+    no              exited    desired is running; the fence,   -> StartContainer
+                              or a move, stopped it
     no              exited    desired is running; it holds     -> StartContainer, after Docker's own delay (the
                               claims; its policy says so          engine's policy for it is `no`, see `decide.fence`)
     no              yes                                        -> nothing
@@ -289,7 +289,9 @@ def _again(context: _Context, container: r.Container, here: SeenHere) -> Iterabl
     """The start of a container that ended: because this host was cut off, or by its own restart policy where the
     engine must not apply it."""
     done = context.seen.restarts.get(container.id, Restarts())
-    if here.engine_id in context.seen.fenced:
+    facts = context.cluster.container_facts.get(f"{context.host}/{container.id}")
+    interrupted = facts is not None and facts.interrupted and facts.engine_id == here.engine_id
+    if interrupted or here.engine_id in context.seen.fenced:
         yield s.StartContainer(container.id)
     elif holds_claims(context.cluster, container) and wants_restart(
         parse_spec(container.body), here.exit_code, done.count
@@ -366,12 +368,15 @@ def _unused_networks(context: _Context) -> Iterable[s.Step]:
 
 
 def networks_used(cluster: Cluster, host: str) -> set[str]:
-    """Ids of the cluster networks that containers placed on `host` are on, and the default one, kept for the next."""
+    """Ids of the cluster networks that containers placed on `host`, or about to come there, are on; and the default one,
+    kept for the next."""
     used: set[str] = {DEFAULT_NETWORK} if DEFAULT_NETWORK in cluster.networks else set()
     for placement in cluster.placements.values():
         container = cluster.containers.get(placement.container)
         if placement.host == host and container is not None:
             used.update(networks_of(cluster, container, parse_spec(container.body)))
+    for container, _ in expected_here(cluster, host):
+        used.update(networks_of(cluster, container, parse_spec(container.body)))
     return used
 
 

@@ -40,6 +40,8 @@ import msgspec
 
 Desired = Literal["created", "running", "stopped", "removed"]
 Phase = Literal["copying", "stopping", "stopped", "handed", "done", "aborting", "aborted"]
+Scheduling = Literal["active", "pause", "drain", "shutdown"]
+"""What a host is for: everything; nothing new; nothing at all; nothing, because the machine goes down."""
 Verb = Literal["create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"]
 
 
@@ -55,7 +57,7 @@ class Host(Record, frozen=True):
     index: int
     address: str
     labels: dict[str, str] = {}
-    scheduling: Literal["active", "drain"] = "active"
+    scheduling: Scheduling = "active"
     joined_at: float = 0.0
     api_port: int = 4740
     tunnel_port: int = 4741
@@ -169,6 +171,8 @@ class ContainerFacts(Record, frozen=True):
     finished_at: str = ""
     image: str = ""
     epoch: int = 0
+    interrupted: bool = False
+    """Drover stopped it (a fence, a move that goes on): its process ended, and it has not finished."""
     answer: Answer = Answer()
     progress: str = ""
     at: float = 0.0
@@ -342,6 +346,10 @@ class Move(Record, frozen=True):
     running: bool = False
     limit_bytes_s: int = 0
     compress: bool = False
+    grace_s: int = -1
+    """How long the container may take to stop; -1: as its own settings say."""
+    because: str = ""
+    """Why it is moved, if nobody asked for this very move."""
     started_at: float = 0.0
     stopped_at: float = 0.0
     handed_at: float = 0.0
