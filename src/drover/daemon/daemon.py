@@ -34,6 +34,7 @@ from drover.agent.fence import Fence
 from drover.agent.networks import NetworkKeeper
 from drover.agent.session import Session
 from drover.api.adapters import adapter_routes
+from drover.api.addresses import address_routes
 from drover.api.context import Context
 from drover.api.server import ApiServer
 from drover.api.volumes import volume_api_routes
@@ -51,6 +52,7 @@ from drover.daemon.volumes import PeerVolumes, volume_routes
 from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
 from drover.decide.default_network import default_network_draft
+from drover.decide.grace import expiry
 from drover.decide.replicas import successor
 from drover.decide.tables import wanted_addresses
 from drover.drivers.engine.docker import DockerEngine
@@ -123,7 +125,7 @@ class Daemon:
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
         keeper = self.agent.actor.keeper
         snapshots = SnapshotRoutes(config.name, self.mirror, keeper, self.volumes)
-        volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes()]
+        volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes(), *address_routes()]
         doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
         routes = [*image_routes(config.name, self.engine), *volumes, *adapter_routes(self.hooks), *doctor]
         routes += self.shutdown.routes()
@@ -265,8 +267,9 @@ class Daemon:
             await self.mirror.reached(await self.store.commit(changes), REACH_S)
 
     async def _keep_networks(self) -> None:
-        """The default network, and the virtual addresses of services."""
-        for draft in (default_network_draft(self.mirror.cluster, time.time()), wanted_addresses(self.mirror.cluster)):
+        """The default network, the virtual addresses of services, and the end of addresses that were kept."""
+        cluster, now = self.mirror.cluster, time.time()
+        for draft in (default_network_draft(cluster, now), wanted_addresses(cluster), expiry(cluster, now)):
             if draft.changes:
                 with contextlib.suppress(CommitConflict):  # decided again on the next look
                     await self.store.commit(draft.changes, dict(draft.expect))

@@ -248,10 +248,29 @@ def _networks_needed(context: _Context, container: r.Container, spec: Spec) -> I
 
 
 def networks_of(cluster: Cluster, container: r.Container, spec: Spec) -> list[str]:
-    """Ids of the cluster networks a container is on: those of its create call, and those joined later."""
+    """Ids of the cluster networks a container is on: those of its create call that it has not left, and those joined
+    later."""
     asked = [network_id(cluster, ref) for ref in spec.network_refs]
+    kept = [network for network in asked if network is not None and network not in container.left]
     joined = [network for network in container.attachments if network in cluster.networks]
-    return list(dict.fromkeys([n for n in asked if n is not None] + joined))
+    return list(dict.fromkeys(kept + joined))
+
+
+def created_on(cluster: Cluster, container: r.Container, network: str) -> bool:
+    """Whether the create call names a network: one of ours by id, or an engine's own by name."""
+    refs = parse_spec(container.body).network_refs
+    return network in {network_id(cluster, ref) or own_network(ref) for ref in refs}
+
+
+def own_network(ref: str) -> str:
+    """The name of an engine's own network as it is meant: `default` is its bridge."""
+    return "bridge" if ref == "default" else ref
+
+
+def left_all(cluster: Cluster, container: r.Container) -> bool:
+    """Whether it has left every network of its create call."""
+    refs = parse_spec(container.body).network_refs
+    return bool(refs) and all((network_id(cluster, ref) or own_network(ref)) in container.left for ref in refs)
 
 
 def network_id(cluster: Cluster, ref: str) -> str | None:

@@ -16,6 +16,7 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     network_names      network name           people     which network has the name
     network_facts      host/network id        its host   the network's id on that host's engine
     addresses          network id/ip          leader     which container answers for the address
+    kept_addresses     network id/ip          its host   nobody has the address, and for which name it is kept
     ports              host or */proto/port   people     which container has the published port
     service_addresses  ip                     leader     which service answers for the address
     volumes            volume name            people     a cluster volume and which host may write it, with an epoch
@@ -137,6 +138,10 @@ class Container(Record, frozen=True):
     created_at: float = 0.0
     attachments: dict[str, str] = {}
     """Network id to the JSON text of the endpoint settings, for networks joined by `network connect`."""
+    left: tuple[str, ...] = ()
+    """Networks of its create call that it was disconnected from since: ids, and the names of engines' own."""
+    name_made_up: bool = False
+    """The client gave no name: nobody will ask for this one again."""
 
 
 class Name(Record, frozen=True):
@@ -205,6 +210,19 @@ class Address(Record, frozen=True):
     container: str
     epoch: int = 1
     mac: str = ""
+
+
+class KeptAddress(Record, frozen=True):
+    """An address that nobody has, kept since `at` for the next container called `name`: the last one, `container`,
+    is gone. Never there beside a claim to the same address. `epoch` and `mac` are those of the claim that ended."""
+
+    network: str
+    ip: str
+    name: str
+    container: str = ""
+    epoch: int = 1
+    mac: str = ""
+    at: float = 0.0
 
 
 class Port(Record, frozen=True):
@@ -419,6 +437,7 @@ TABLES: dict[str, type[Record]] = {
     "network_names": Name,
     "network_facts": NetworkFacts,
     "addresses": Address,
+    "kept_addresses": KeptAddress,
     "ports": Port,
     "service_addresses": ServiceAddress,
     "volumes": Volume,
