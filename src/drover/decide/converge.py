@@ -387,8 +387,8 @@ def _unused_networks(context: _Context) -> Iterable[s.Step]:
 
 
 def networks_used(cluster: Cluster, host: str) -> set[str]:
-    """Ids of the cluster networks that containers placed on `host`, or about to come there, are on; and the default one,
-    kept for the next."""
+    """Ids of the cluster networks that containers placed on `host`, or about to come there, are on; and the default
+    one, kept for the next."""
     used: set[str] = {DEFAULT_NETWORK} if DEFAULT_NETWORK in cluster.networks else set()
     for placement in cluster.placements.values():
         container = cluster.containers.get(placement.container)
