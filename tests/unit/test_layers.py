@@ -12,14 +12,14 @@ LAYERS = [
     {"errors", "wire"},
     {"model"},
     {"decide"},
-    {"store", "drivers", "trust"},
+    {"store", "drivers", "trust", "manifest"},
     {"gateway", "agent", "api"},
     {"daemon"},
     {"lab", "sim", "adapters"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-PURE = ("model", "decide", "wire")
+PURE = ("model", "decide", "wire", "manifest")
 IMPURE = {"asyncio", "socket", "time", "random", "os", "subprocess", "aiohttp", "secrets", "uuid", "pathlib"}
 FILES = sorted(ROOT.rglob("*.py"))
 

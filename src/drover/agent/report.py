@@ -25,13 +25,7 @@ RETRY_S = 0.5
 
 
 def container_facts(
-    host: str,
-    container: str,
-    seen: SeenContainer | None,
-    answer: r.Answer,
-    progress: str = "",
-    *,
-    interrupted: bool = False,
+    host: str, container: str, seen: SeenContainer | None, answer: r.Answer, progress: str = ""
 ) -> r.ContainerFacts:
     """The facts record of one container: what the engine shows (None: it does not have it) and the last answer."""
     if seen is None:
@@ -49,7 +43,6 @@ def container_facts(
         finished_at=seen.finished_at,
         image=seen.image,
         epoch=seen.epoch,
-        interrupted=interrupted,
         answer=answer,
         progress=progress,
     )

@@ -31,28 +31,27 @@ import uvloop
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
 from drover.agent.fence import Fence
+from drover.agent.files import ContainerFiles
 from drover.agent.networks import NetworkKeeper
 from drover.agent.session import Session
 from drover.api.adapters import adapter_routes
-from drover.api.addresses import address_routes
+from drover.api.apps import app_routes
 from drover.api.context import Context
 from drover.api.server import ApiServer
 from drover.api.volumes import volume_api_routes
 from drover.daemon.config import HostConfig, commit_bootstrap
+from drover.daemon.deployer import Deployer
 from drover.daemon.doctor import doctor_routes
-from drover.daemon.evacuation import Evacuator
 from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.recovery import Recoverer
-from drover.daemon.shutdown import HostShutdown
 from drover.daemon.snapshots import SnapshotRoutes
 from drover.daemon.volumes import PeerVolumes, volume_routes
 from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
 from drover.decide.default_network import default_network_draft
-from drover.decide.grace import expiry
 from drover.decide.replicas import successor
 from drover.decide.tables import wanted_addresses
 from drover.drivers.engine.docker import DockerEngine
@@ -97,7 +96,8 @@ class Daemon:
         self.names = Responder()
         self.images = PeerImages(config.name, self.mirror, self.engine, self._client_tls)
         self.volumes = PeerVolumes(self.mirror, self._client_tls)
-        drivers = Drivers(self.engine, self.network, volume_drivers(config), self.images, self.volumes)
+        files = ContainerFiles(config.run / "files")
+        drivers = Drivers(self.engine, self.network, volume_drivers(config), self.images, self.volumes, files)
         self.agent = Agent(config.name, self.mirror, self.store, drivers, time.time)
         self.keeper = NetworkKeeper(
             config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
@@ -106,30 +106,32 @@ class Daemon:
         self.fence.on_open.append(self.keeper.verify)
         self.agent.guard(self.fence)
         self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
-        self.evacuator = Evacuator(self.store, self.mirror, time.time)
-        self.shutdown = HostShutdown(config.name, self.store, self.mirror, self.session, self.fence, time.time)
-        duties = [
-            self._note_losses,
-            self.recoverer.recover,
-            self.evacuator.evacuate,
-            self._keep_quorum,
-            self._keep_networks,
-        ]
+        duties = [self._note_losses, self.recoverer.recover, self._keep_quorum, self._keep_networks]
         self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
         self.links = self._links(self._client_tls)
         self.gateway = Gateway(
             config.name, self.store, self.mirror, self.links, time.time, lambda: secrets.token_hex(32)
         )
         self.hooks = HookLayer(self.mirror, self.links)
-        self.server = GatewayServer(self.hooks.wrap(self.gateway.handle), self.links)
+        handler = self.hooks.wrap(self.gateway.handle)
+        self.server = GatewayServer(handler, self.links)
+        self.deployer = Deployer(self.store, self.mirror, handler, self.links, self._leads, time.time)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
         keeper = self.agent.actor.keeper
         snapshots = SnapshotRoutes(config.name, self.mirror, keeper, self.volumes)
-        volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes(), *address_routes()]
+        volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes()]
         doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
-        routes = [*image_routes(config.name, self.engine), *volumes, *adapter_routes(self.hooks), *doctor]
-        routes += self.shutdown.routes()
+        routes = [
+            *image_routes(config.name, self.engine),
+            *volumes,
+            *adapter_routes(self.hooks),
+            *app_routes(),
+            *doctor,
+        ]
         self.api = ApiServer(self._api_context(), routes)
+
+    def _leads(self) -> bool:
+        return self.leadership.leader == self.config.name
 
     def _links(self, client_tls: ssl.SSLContext) -> EngineLinks:
         return EngineLinks(
@@ -200,9 +202,9 @@ class Daemon:
             self.agent.run,
             self.keeper.run,
             self.leadership.run,
+            self.deployer.run,
             self._follow_members,
             self._renew_certificate,
-            self.shutdown.return_to_service,
         ]
 
     async def _open_doors(self) -> None:
@@ -239,8 +241,6 @@ class Daemon:
     async def _leave_lease(self) -> None:
         """The next daemon finds the lease held if something depends on it. A host that is cut off has none to leave."""
         cluster, name = self.mirror.cluster, self.config.name
-        if self.shutdown.state == "gone":
-            return
         if name not in cluster.hosts or all(placement.host != name for placement in cluster.placements.values()):
             await self.session.end()
         elif self.fence.state == "open":
@@ -267,9 +267,8 @@ class Daemon:
             await self.mirror.reached(await self.store.commit(changes), REACH_S)
 
     async def _keep_networks(self) -> None:
-        """The default network, the virtual addresses of services, and the end of addresses that were kept."""
-        cluster, now = self.mirror.cluster, time.time()
-        for draft in (default_network_draft(cluster, now), wanted_addresses(cluster), expiry(cluster, now)):
+        """The default network, and the virtual addresses of services."""
+        for draft in (default_network_draft(self.mirror.cluster, time.time()), wanted_addresses(self.mirror.cluster)):
             if draft.changes:
                 with contextlib.suppress(CommitConflict):  # decided again on the next look
                     await self.store.commit(draft.changes, dict(draft.expect))

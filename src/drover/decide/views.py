@@ -135,6 +135,11 @@ def _placed(cluster: Cluster) -> Iterable[tuple[str, r.Container, Spec]]:
             yield placement.host, container, parse_spec(container.body)
 
 
+def host_view(cluster: Cluster, host: r.Host) -> HostView:
+    """A host by itself: what it is and how it is, without what runs there."""
+    return _empty_view(cluster, host, {})
+
+
 def _empty_view(cluster: Cluster, host: r.Host, ports: Mapping[PortKey, str]) -> HostView:
     facts = cluster.host_facts.get(host.name)
     health = host_state(cluster, host.name)

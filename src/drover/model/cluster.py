@@ -109,11 +109,6 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.rows("addresses", r.Address)
 
     @property
-    def kept_addresses(self) -> Mapping[str, r.KeptAddress]:
-        """Keyed `network id/ip`."""
-        return self.rows("kept_addresses", r.KeptAddress)
-
-    @property
     def ports(self) -> Mapping[str, r.Port]:
         """Keyed `host/protocol/port`."""
         return self.rows("ports", r.Port)
@@ -149,6 +144,25 @@ class Cluster(msgspec.Struct, frozen=True):
     @property
     def members(self) -> Mapping[str, r.Member]:
         return self.rows("members", r.Member)
+
+    @property
+    def apps(self) -> Mapping[str, r.App]:
+        return self.rows("apps", r.App)
+
+    @property
+    def deployments(self) -> Mapping[str, r.Deployment]:
+        """Keyed by application."""
+        return self.rows("deployments", r.Deployment)
+
+    @property
+    def app_troubles(self) -> Mapping[str, r.AppTroubles]:
+        """Keyed by application."""
+        return self.rows("app_troubles", r.AppTroubles)
+
+    @property
+    def files(self) -> Mapping[str, r.AppFile]:
+        """Keyed `application/file id`."""
+        return self.rows("files", r.AppFile)
 
     def facts_of(self, container: str) -> r.ContainerFacts | None:
         """What the container's own host last reported of it; None if it reported nothing (unknown, not absent)."""

@@ -16,7 +16,6 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     network_names      network name           people     which network has the name
     network_facts      host/network id        its host   the network's id on that host's engine
     addresses          network id/ip          leader     which container answers for the address
-    kept_addresses     network id/ip          its host   nobody has the address, and for which name it is kept
     ports              host or */proto/port   people     which container has the published port
     service_addresses  ip                     leader     which service answers for the address
     volumes            volume name            people     a cluster volume and which host may write it, with an epoch
@@ -28,6 +27,10 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     members            host                   leader     the host runs a member of the store
     settings           name                   people     cluster-wide settings
     adapters           current or previous    people     the hooks' configuration, and the one before it
+    apps               application            people     what a manifest asks for (`model.apps`)
+    deployments        application            leader     how far its rollouts are, and its jobs' last runs
+    app_troubles       application            leader     what of it could not be done, and why
+    files              application/file id    people     the content of a config or secret
 
 On acceptance of a call the gateway writes for people and, with `decide.schedule`, in place of the leader, in one
 conditional commit. Times are seconds since the Unix epoch; they are shown, never compared to prove a death.
@@ -39,10 +42,10 @@ from typing import Literal
 
 import msgspec
 
+from drover.model.apps import Resource, Rollout, Run, Service, Trouble
+
 Desired = Literal["created", "running", "stopped", "removed"]
 Phase = Literal["copying", "stopping", "stopped", "handed", "done", "aborting", "aborted"]
-Scheduling = Literal["active", "pause", "drain", "shutdown"]
-"""What a host is for: everything; nothing new; nothing at all; nothing, because the machine goes down."""
 Verb = Literal["create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"]
 
 
@@ -58,7 +61,7 @@ class Host(Record, frozen=True):
     index: int
     address: str
     labels: dict[str, str] = {}
-    scheduling: Scheduling = "active"
+    scheduling: Literal["active", "drain"] = "active"
     joined_at: float = 0.0
     api_port: int = 4740
     tunnel_port: int = 4741
@@ -138,10 +141,6 @@ class Container(Record, frozen=True):
     created_at: float = 0.0
     attachments: dict[str, str] = {}
     """Network id to the JSON text of the endpoint settings, for networks joined by `network connect`."""
-    left: tuple[str, ...] = ()
-    """Networks of its create call that it was disconnected from since: ids, and the names of engines' own."""
-    name_made_up: bool = False
-    """The client gave no name: nobody will ask for this one again."""
 
 
 class Name(Record, frozen=True):
@@ -176,8 +175,6 @@ class ContainerFacts(Record, frozen=True):
     finished_at: str = ""
     image: str = ""
     epoch: int = 0
-    interrupted: bool = False
-    """Drover stopped it (a fence, a move that goes on): its process ended, and it has not finished."""
     answer: Answer = Answer()
     progress: str = ""
     at: float = 0.0
@@ -210,19 +207,6 @@ class Address(Record, frozen=True):
     container: str
     epoch: int = 1
     mac: str = ""
-
-
-class KeptAddress(Record, frozen=True):
-    """An address that nobody has, kept since `at` for the next container called `name`: the last one, `container`,
-    is gone. Never there beside a claim to the same address. `epoch` and `mac` are those of the claim that ended."""
-
-    network: str
-    ip: str
-    name: str
-    container: str = ""
-    epoch: int = 1
-    mac: str = ""
-    at: float = 0.0
 
 
 class Port(Record, frozen=True):
@@ -364,10 +348,6 @@ class Move(Record, frozen=True):
     running: bool = False
     limit_bytes_s: int = 0
     compress: bool = False
-    grace_s: int = -1
-    """How long the container may take to stop; -1: as its own settings say."""
-    because: str = ""
-    """Why it is moved, if nobody asked for this very move."""
     started_at: float = 0.0
     stopped_at: float = 0.0
     handed_at: float = 0.0
@@ -424,6 +404,51 @@ class Adapters(Record, frozen=True):
     applied_at: float = 0.0
 
 
+class App(Record, frozen=True):
+    """An application as last deployed, and its services before that. Networks and volumes by their full names.
+
+    `removed`: the leader takes it away, with its volumes if `remove_volumes`. `warnings`: what of the manifest is not
+    honoured. `number` grows with each change.
+    """
+
+    name: str
+    number: int = 1
+    services: dict[str, Service] = {}
+    previous: dict[str, Service] = {}
+    networks: tuple[Resource, ...] = ()
+    volumes: tuple[Resource, ...] = ()
+    warnings: tuple[str, ...] = ()
+    removed: bool = False
+    remove_volumes: bool = False
+    deployed_at: float = 0.0
+
+
+class AppFile(Record, frozen=True):
+    """The content of a config or secret, base64. Never shown again; `secret` only says what it was called."""
+
+    app: str
+    name: str
+    content: str
+    secret: bool = False
+
+
+class Deployment(Record, frozen=True):
+    """How far the leader is with an application. `runs`: per scheduled service, the last ones, oldest first."""
+
+    app: str
+    rollouts: dict[str, Rollout] = {}
+    runs: dict[str, tuple[Run, ...]] = {}
+    next_due: dict[str, float] = {}
+    """When a scheduled service is due next, seconds since the Unix epoch."""
+
+
+class AppTroubles(Record, frozen=True):
+    """What could not be done, by its object (`container/NAME`, `network/NAME`, `volume/NAME`)."""
+
+    app: str
+    troubles: dict[str, Trouble] = {}
+
+
 TABLES: dict[str, type[Record]] = {
     "hosts": Host,
     "alive": Alive,
@@ -437,7 +462,6 @@ TABLES: dict[str, type[Record]] = {
     "network_names": Name,
     "network_facts": NetworkFacts,
     "addresses": Address,
-    "kept_addresses": KeptAddress,
     "ports": Port,
     "service_addresses": ServiceAddress,
     "volumes": Volume,
@@ -449,6 +473,10 @@ TABLES: dict[str, type[Record]] = {
     "members": Member,
     "settings": Setting,
     "adapters": Adapters,
+    "apps": App,
+    "deployments": Deployment,
+    "app_troubles": AppTroubles,
+    "files": AppFile,
 }
 
 

@@ -7,7 +7,7 @@ unknown fields are ignored; a field of a wrong type is `Invalid`.
     field of Spec       read from
     image               Image
     memory_bytes        HostConfig.MemoryReservation, else HostConfig.Memory
-    cpus                HostConfig.NanoCpus / 1e9
+    cpus                the label `drover.cpus`, else HostConfig.NanoCpus / 1e9
     ports, exposed      HostConfig.PortBindings; ExposedPorts
     volumes             HostConfig.Binds `name:/path[:options]`; HostConfig.Mounts of type volume with a Source
     anonymous           Volumes; HostConfig.Mounts of type volume without a Source
@@ -36,6 +36,7 @@ AFFINITY_ENV = "affinity:"
 CONSTRAINT_LABEL = "drover.constraint"
 AFFINITY_LABEL = "drover.affinity"
 PUBLISH_LABEL = "drover.publish"
+CPUS_LABEL = "drover.cpus"
 PROTOCOLS = ("tcp", "udp", "sctp")
 ENGINE_NETWORKS = frozenset({"bridge", "host", "none"})
 
@@ -249,7 +250,7 @@ def _spec(body: _Body) -> Spec:
         mac=body.mac_address or "",
         labels=labels,
         memory_bytes=max(0, host.memory_reservation or host.memory or 0),
-        cpus=max(0, host.nano_cpus or 0) / 1e9,
+        cpus=_cpus(labels, host),
         ports=_ports(host.port_bindings or {}),
         exposed=tuple(container_port(port) for port in body.exposed_ports or {}),
         publish_all=host.publish_all_ports or False,
@@ -268,6 +269,17 @@ def _spec(body: _Body) -> Spec:
         restart_policy=restart.name or "no",
         restart_max=restart.maximum_retry_count or 0,
     )
+
+
+def _cpus(labels: Mapping[str, str], host: _HostConfig) -> float:
+    """What is reserved where that is said, else the limit. Raises `Invalid` for a label that is no number."""
+    text = labels.get(CPUS_LABEL)
+    if not text:
+        return max(0, host.nano_cpus or 0) / 1e9
+    try:
+        return max(0.0, float(text))
+    except ValueError as error:
+        raise Invalid(f"the label {CPUS_LABEL}={text} is no number of processors") from error
 
 
 def _container_ref(mode: str) -> str:

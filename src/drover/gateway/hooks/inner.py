@@ -1,6 +1,9 @@
-"""Calls that the gateway makes to itself, past every hook: to undo what a post-hook failed on, to run adapters."""
+"""Calls that the daemon makes to its own gateway: past every hook, to undo what a post-hook failed on and to run
+adapters; through them, to run what manifests ask for."""
 
 from __future__ import annotations
+
+from urllib.parse import quote
 
 import msgspec
 
@@ -8,6 +11,7 @@ from drover.gateway.call import Call, EngineResponse, Handler, Links, Relay, Rep
 from drover.gateway.targets import read_target
 
 INNER_DEADLINE_S = 120.0
+PULL_DEADLINE_S = 600.0
 _JSON_HEADERS = ((b"Content-Type", b"application/json"),)
 
 
@@ -57,3 +61,9 @@ async def _relayed(
     )
     edit = relay.edit or relay.edit_lines
     return answer if edit is None else msgspec.structs.replace(answer, body=edit(answer.body))
+
+
+def pull_target(image: str) -> str:
+    """The call that pulls an image; a reference without tag and digest means `latest`, as for `docker pull`."""
+    tagged = ":" in image.rpartition("/")[2]
+    return f"/images/create?fromImage={quote(image, safe='')}" + ("" if tagged else "&tag=latest")

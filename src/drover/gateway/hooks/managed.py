@@ -32,7 +32,7 @@ from drover.errors import DroverError, Unavailable
 from drover.gateway.call import EngineResponse, Handler, Links
 from drover.gateway.context import message_of
 from drover.gateway.hooks.config import Adapter
-from drover.gateway.hooks.inner import inner_call
+from drover.gateway.hooks.inner import PULL_DEADLINE_S, inner_call, pull_target
 from drover.store.mirror import Mirror
 
 PREFIX = "drover-adapter-"
@@ -41,7 +41,6 @@ CONFIG_LABEL = "drover.adapter.config"
 HOST_LABEL = "drover.host"
 ROUND_S = 5.0
 PROBE_DEADLINE_S = 1.0
-PULL_DEADLINE_S = 600.0
 
 log = structlog.get_logger("drover.gateway.hooks")
 
@@ -188,8 +187,7 @@ class ManagedAdapters:
         target = f"/containers/create?name={PREFIX}{adapter.name}"
         answer = await inner_call(self._handler, self._links, "POST", target, body)
         if answer.status == 404:
-            pull = f"/images/create?fromImage={quote(adapter.image, safe='')}" + _tag(adapter.image)
-            await inner_call(self._handler, self._links, "POST", pull, deadline_s=PULL_DEADLINE_S)
+            await inner_call(self._handler, self._links, "POST", pull_target(adapter.image), deadline_s=PULL_DEADLINE_S)
             answer = await inner_call(self._handler, self._links, "POST", target, body)
         if answer.status >= 400 and answer.status != 409:
             raise Unavailable(f"its container cannot be created: {message_of(answer.body)}")
@@ -228,8 +226,3 @@ def digest(adapter: Adapter) -> str:
     """What of an adapter its container was made from, in short."""
     made_from = msgspec.json.encode([adapter.image, adapter.port, sorted(adapter.env.items())])
     return hashlib.sha256(made_from).hexdigest()[:16]
-
-
-def _tag(image: str) -> str:
-    """`&tag=latest` where a reference names neither a tag nor a digest: a pull without it gets all tags."""
-    return "" if ":" in image.rpartition("/")[2] else "&tag=latest"

@@ -1,0 +1,157 @@
+"""`plan(cluster, wanted)`: what a deployment would change, where, and why, before anything does.
+
+Theory of operation. The same pure functions that act later are asked now: which slots there are, what a container is
+made of, and `schedule.place` for each container that would be made, one after the other on views that are kept up to
+date. Which hosts have an image is not known here: it only ever decides between equals.
+
+    change      when
+    create      network, volume or container that is not there
+    update      container of another version: in the order that update_config says
+    remove      container whose service or slot is no more
+    keep        all else
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from drover.decide.app_actions import Make, make
+from drover.decide.app_changes import same
+from drover.decide.apps import Instance, by_service, instances, wanted_slots
+from drover.decide.schedule import place
+from drover.decide.views import HostViews
+from drover.decide.wanted import wanted_of
+from drover.errors import DroverError
+from drover.model.apps import Resource, Service
+from drover.model.cluster import Change, Cluster, put
+from drover.model.records import App, Name, Network, key
+from drover.model.spec import parse_spec
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change. `host` and `why`: where a container would go; `impossible`: that it cannot."""
+
+    change: str
+    kind: str
+    name: str
+    host: str = ""
+    why: str = ""
+    impossible: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """`unchanged`: a deployment would do nothing."""
+
+    name: str
+    unchanged: bool
+    entries: tuple[Entry, ...] = ()
+
+
+def plan(cluster: Cluster, wanted: App) -> Plan:
+    current = cluster.apps.get(wanted.name)
+    grouped = by_service(instances(cluster, wanted.name))
+    entries = [*_resources(cluster, wanted), *_gone(wanted, grouped)]
+    scene = cluster.apply(cluster.revision, _as_if_made(cluster, wanted))
+    views = HostViews.of(cluster)
+    for name, service in wanted.services.items():
+        found, views = _service(scene, views, wanted, name, service, grouped.get(name, {}))
+        entries += found
+    unchanged = current is not None and same(current, wanted) and all(one.change == "keep" for one in entries)
+    return Plan(wanted.name, unchanged, tuple(entries))
+
+
+def _resources(cluster: Cluster, wanted: App) -> Iterable[Entry]:
+    for one in wanted.networks:
+        there = cluster.network_names.get(one.name)
+        yield _resource("network", one, there is not None, cluster.networks[there.id].body if there else "")
+    for one in wanted.volumes:
+        volume = cluster.volumes.get(one.name)
+        yield _resource("volume", one, volume is not None, volume.body if volume else "")
+
+
+def _resource(kind: str, wanted: Resource, is_there: bool, body: str) -> Entry:
+    if is_there and wanted.body and _differs(body, wanted.body):
+        why = f"it is there with other settings, and stays as it is: remove it first (`docker {kind} rm {wanted.name}`)"
+        return Entry(change="keep", kind=kind, name=wanted.name, why=why)
+    if is_there:
+        return Entry(change="keep", kind=kind, name=wanted.name)
+    if not wanted.body:
+        return Entry(change="create", kind=kind, name=wanted.name, why="external, and not there", impossible=True)
+    return Entry(change="create", kind=kind, name=wanted.name)
+
+
+def _differs(body: str, wanted: str) -> bool:
+    """Whether two create calls ask for different things; what is empty is the same as absent."""
+    return _asked(body) != _asked(wanted)
+
+
+def _asked(body: str) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(body or "{}")
+    return {name: value for name, value in found.items() if value and name not in ("Labels", "CheckDuplicate")}
+
+
+def _gone(wanted: App, grouped: dict[str, dict[str, list[Instance]]]) -> Iterable[Entry]:
+    for name, slots in grouped.items():
+        if name not in wanted.services:
+            for many in slots.values():
+                for one in many:
+                    why = f"the manifest has no service {name}"
+                    yield Entry(change="remove", kind="container", name=one.container.name, host=one.host, why=why)
+
+
+def _as_if_made(cluster: Cluster, wanted: App) -> list[Change]:
+    """The networks that would be made: placing asks for them by name."""
+    missing = [one for one in wanted.networks if one.body and one.name not in cluster.network_names]
+    return [
+        change
+        for one in missing
+        for change in (
+            put(key("networks", one.name), Network(id=one.name, name=one.name, body=one.body)),
+            put(key("network_names", one.name), Name(id=one.name)),
+        )
+    ]
+
+
+def _service(
+    cluster: Cluster, views: HostViews, app: App, name: str, service: Service, have: dict[str, list[Instance]]
+) -> tuple[list[Entry], HostViews]:
+    if service.schedule is not None:
+        why = f"runs at {service.schedule.cron} ({service.schedule.timezone})"
+        return [Entry(change="keep", kind="job", name=f"{app.name}-{name}", why=why)], views
+    entries: list[Entry] = []
+    slots = wanted_slots(cluster, service, have)
+    for slot in slots:
+        entry, views = _slot(cluster, views, app, name, service, slot, have.get(slot, []))
+        entries.append(entry)
+    over = [one for slot, many in have.items() if slot not in slots for one in many]
+    why = f"{name} has fewer containers then"
+    entries += [
+        Entry(change="remove", kind="container", name=one.container.name, host=one.host, why=why) for one in over
+    ]
+    return entries, views
+
+
+def _slot(
+    cluster: Cluster, views: HostViews, app: App, name: str, service: Service, slot: str, many: list[Instance]
+) -> tuple[Entry, HostViews]:
+    wanted = make(app, name, service, slot)
+    fresh = next((one for one in many if one.hash == service.hash), None)
+    if fresh is not None:
+        return Entry(change="keep", kind="container", name=fresh.container.name, host=fresh.host), views
+    change, why = ("update", f"{service.update.order}; ") if many else ("create", "")
+    try:
+        host, reason, views = _placed(cluster, views, wanted)
+    except DroverError as error:
+        refused = Entry(change=change, kind="container", name=wanted.name, why=error.message, impossible=True)
+        return refused, views
+    return Entry(change=change, kind="container", name=wanted.name, host=host, why=why + reason), views
+
+
+def _placed(cluster: Cluster, views: HostViews, wanted: Make) -> tuple[str, str, HostViews]:
+    spec = parse_spec(wanted.body)
+    asked = wanted_of(cluster, wanted.name, wanted.name, spec, wanted.platform)
+    chosen = place(cluster, asked, views=views, bring_volumes=True)
+    return chosen.host, chosen.why, views.with_container(chosen.host, wanted.name, wanted.name, spec)
