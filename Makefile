@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both do all their own set-up.
 PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-.PHONY: setup check test lab demo bench docs conformance clean
+.PHONY: setup check test lab demo bench docs conformance matrix clean
 
 setup: .venv/.done ## the virtual environment and the system packages
 	@tools/system-packages
@@ -32,6 +32,10 @@ lab: setup ## a lab of three hosts, one cluster, to play with (root); `drover la
 conformance: setup ## docker-py's own suite on an engine, a one-host and a three-host cluster (root)
 	@tools/clients
 	$(SUDO) $(PY) -m tests.conformance
+
+matrix: setup ## the lab suite on Docker 20.10, 26.1 and 28, each alone and mixed (root); ARGS: pytest's
+	@tools/clients
+	$(SUDO) $(PY) -m tests.matrix $(ARGS)
 
 docs: .venv/.done ## docs/reference.md, drawn from the code
 	$(PY) tools/reference.py

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drover.errors import Conflict, Invalid, NotFound
-from drover.lab import topology
+from drover.lab import engine, topology
 
 BASE = Path("/var/tmp/labs")
 
@@ -85,3 +85,26 @@ def test_an_unknown_host_is_answered_with_the_known_ones() -> None:
 def test_the_file_reads_back_as_written(cluster: bool) -> None:
     lab = topology.plan("demo", 5, base=BASE, used_slots={0}, cluster=cluster)
     assert topology.decode(topology.encode(lab)) == lab
+
+
+def test_hosts_take_the_engine_roots_in_turn() -> None:
+    lab = topology.plan("lab", 3, base=Path("/b"), engine_roots=["", "/trixie"])
+    assert [host.engine_root for host in lab.hosts] == ["", "/trixie", ""]
+    assert topology.decode(topology.encode(lab)) == lab
+
+
+def test_an_engine_of_another_system_is_entered_with_the_labs_directory() -> None:
+    argv = engine.entered_argv("/trixie", Path("/b/lab"), ["dockerd", "--host", "x"])
+    assert argv[0] == "unshare"
+    assert argv[-5:] == ["/trixie", "/b/lab", "dockerd", "--host", "x"]
+    assert engine.entered_argv("", Path("/b/lab"), ["dockerd"]) == ["dockerd"]
+
+
+def test_a_system_without_an_engine_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "with/usr/bin").mkdir(parents=True)
+    (tmp_path / "with/usr/bin/dockerd").touch()
+    asked = {engine.ROOTS_VARIABLE: f"-:{tmp_path}/with"}
+    assert engine.roots_asked(asked) == ["", f"{tmp_path}/with"]
+    assert engine.roots_asked({}) == []
+    with pytest.raises(NotFound, match="no Docker Engine"):
+        engine.roots_asked({engine.ROOTS_VARIABLE: f"{tmp_path}/none"})

@@ -7,6 +7,10 @@ Theory of operation. Each engine gets directories of its own below the host's, s
     --host        HOST/engine/docker.sock   reachable from the machine, too
     --cgroup-parent                         containers stay inside the host's cgroup
 
+A host may run the engine of another Linux system, a directory as mmdebstrap makes it (`ROOTS_VARIABLE`): the engine
+sees that system, unchanged, below a layer of its own that is gone with the power, and the lab's directory at its own
+place; what the host mounts there later (a volume pool) arrives in it.
+
 An engine is ready when `GET /_ping` answers 200; the same question tells of a cluster gateway.
 """
 
@@ -14,13 +18,33 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from drover.errors import DroverError, EngineError, Unavailable
+from drover.errors import DroverError, EngineError, NotFound, Unavailable
 
+ROOTS_VARIABLE = "DROVER_LAB_ENGINE_ROOTS"
+"""Directories of Linux systems, separated by colons, that the hosts of new labs take in turn; `-` is this machine."""
 _TIMEOUT_S = 2.0
+# $1 the system's directory, $2 the lab's; then the engine's command line.
+_ENTER = """set -e
+system=$1 lab=$2
+shift 2
+mount --make-rslave /
+mkdir -p /run/engine/upper /run/engine/work /run/engine/root
+mount -t overlay -o "lowerdir=$system,upperdir=/run/engine/upper,workdir=/run/engine/work" overlay /run/engine/root
+cd /run/engine/root
+mount -t proc proc proc
+for part in sys dev run; do mount --rbind "/$part" "$part"; done
+mkdir -p ".$lab" .old
+mount --rbind "$lab" ".$lab"
+cat /etc/resolv.conf >etc/resolv.conf
+pivot_root . .old
+umount -l /.old
+exec "$@" """
 
 
 def dockerd_argv(directory: Path, cgroup: str) -> list[str]:
@@ -35,6 +59,22 @@ def dockerd_argv(directory: Path, cgroup: str) -> list[str]:
         *("--exec-opt", "native.cgroupdriver=cgroupfs"),
         *("--cgroup-parent", cgroup),
     ]
+
+
+def entered_argv(root: str, lab: Path, argv: list[str]) -> list[str]:
+    """The command that runs `argv` in the system below `root`, in mounts of its own; as it is, if that is empty."""
+    if not root:
+        return argv
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", _ENTER, "enter", root, str(lab), *argv]
+
+
+def roots_asked(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The systems that ROOTS_VARIABLE lists. NotFound if one has no Docker Engine."""
+    found = ["" if root == "-" else root for root in environ.get(ROOTS_VARIABLE, "").split(":") if root]
+    for root in found:
+        if root and not any((Path(root) / part / "dockerd").exists() for part in ("usr/bin", "usr/sbin")):
+            raise NotFound(f"there is no Docker Engine in {root}", hint="`tools/engines` makes systems that have one")
+    return found
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -37,7 +37,8 @@ _JOIN = 'echo 0 > "$0" && exec "$@"'
 _STAY = 'cd "$0" 2>/dev/null; exec "$@"'
 _NOTE_PID = 'echo $$ > "$0" && exec "$@"'
 _HOLDER = "holder"
-# $1 the host's name, $2 the lab's resolv.conf. /etc/resolv.conf may be a link into /run, which is empty by then.
+# $1 the host's name, $2 the lab's resolv.conf, $3 the lab's directory. /etc/resolv.conf may be a link into /run, which
+# is empty by then. The directory is shared with mounts made from these: an engine may have some of its own.
 _BOOT = """set -e
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/lock /run/netns
@@ -45,6 +46,8 @@ target=$(readlink -m /etc/resolv.conf)
 mkdir -p "$(dirname "$target")"
 test -e "$target" || : > "$target"
 mount --bind "$2" "$target"
+mount --bind "$3" "$3"
+mount --make-shared "$3"
 hostname "$1"
 echo $$
 exec sleep infinity >/dev/null 2>&1"""
@@ -215,7 +218,8 @@ class LabHost:
 
     def start_engine(self) -> None:
         """Start dockerd and wait until it answers."""
-        self.spawn("dockerd", engine.dockerd_argv(self.directory, self.lab.host_cgroup(self.name)))
+        argv = engine.dockerd_argv(self.directory, self.lab.host_cgroup(self.name))
+        self.spawn("dockerd", engine.entered_argv(self._spec.engine_root, self.lab.directory, argv))
         self.wait_for("dockerd", self.docker_socket, ENGINE_DEADLINE_S)
 
     def kill(self) -> None:
@@ -265,7 +269,7 @@ class LabHost:
 
     def _start_holder(self) -> None:
         netns = net.NETNS_DIRECTORY / self.lab.netns(self.name)
-        boot = ["sh", "-c", _BOOT, "boot", self.name, str(self.lab.resolv_conf)]
+        boot = ["sh", "-c", _BOOT, "boot", self.name, str(self.lab.resolv_conf), str(self.lab.directory)]
         alone = ["nsenter", f"--net={netns}", "unshare", "--mount", "--uts", "--propagation", "private", *boot]
         started = tools.run(["setsid", "--fork", *join_argv(self.cgroup.entry, alone)])
         if not started.stdout.strip().isdigit():

@@ -19,7 +19,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -62,11 +62,11 @@ def labs(base: Path = DEFAULT_BASE) -> list[Topology]:
     return [decode(file.read_bytes()) for file in sorted(base.glob("*/lab.json"))]
 
 
-def _reserve(name: str, hosts: int, base: Path, with_cluster: bool, pool: str) -> Topology:
+def _reserve(name: str, hosts: int, base: Path, with_cluster: bool, pool: str, engine_roots: Sequence[str]) -> Topology:
     """Write the file of a new lab. Conflict if the name is taken, here or by a lab below another base directory."""
     with _locked(base):
         slots = {lab.slot for lab in labs(base)}
-        lab = plan(name, hosts, base=base, used_slots=slots, cluster=with_cluster, pool=pool)
+        lab = plan(name, hosts, base=base, used_slots=slots, cluster=with_cluster, pool=pool, engine_roots=engine_roots)
         hint = f"remove it with `drover lab down --name {name}`, or choose another --name"
         if lab.directory.exists():
             raise Conflict(f"there is a lab {name} already", hint=hint)
@@ -120,7 +120,7 @@ class Lab:
         tools.require_root()
         with_pool = cluster and pool
         tools.require((*tools.ENGINE_TOOLS, *(("etcd",) if cluster else ()), *(("mkfs.btrfs",) if with_pool else ())))
-        lab = cls(_reserve(name, hosts, base, cluster, pool if with_pool else ""))
+        lab = cls(_reserve(name, hosts, base, cluster, pool if with_pool else "", engine.roots_asked()))
         try:
             lab._build(say)
             lab._load(images, say)

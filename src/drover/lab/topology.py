@@ -18,8 +18,9 @@ takes the lowest free slot below it.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,10 +37,12 @@ _LONGEST_SOCKET_PATH_BYTES = 107
 
 
 class HostSpec(msgspec.Struct, frozen=True):
-    """One host of a lab: `name` is h1, h2, ...; `address` its IPv4 address on the lab's switch."""
+    """One host of a lab: `name` is h1, h2, ...; `address` its IPv4 address on the lab's switch; `engine_root` the
+    directory of a Linux system whose Docker Engine it runs (empty: this machine's own)."""
 
     name: str
     address: str
+    engine_root: str = ""
 
 
 class Topology(msgspec.Struct, frozen=True):
@@ -145,14 +148,16 @@ def plan(
     used_slots: Collection[int] = (),
     cluster: bool = True,
     pool: str = "",
+    engine_roots: Sequence[str] = (),
 ) -> Topology:
-    """The lab to build: `hosts` hosts h1, h2, ... in the lowest free slot."""
+    """The lab to build: `hosts` hosts h1, h2, ... in the lowest free slot, which take the `engine_roots` in turn."""
     check_name(name)
     check_base(base, name)
     if not 1 <= hosts <= MAX_HOSTS:
         raise Invalid(f"a lab cannot have {hosts} hosts", hint=f"choose 1 to {MAX_HOSTS}")
     slot = free_slot(used_slots)
-    specs = tuple(HostSpec(f"h{i}", f"{subnet(slot)}.{i}") for i in range(1, hosts + 1))
+    roots = itertools.cycle(engine_roots or ("",))
+    specs = tuple(HostSpec(f"h{i}", f"{subnet(slot)}.{i}", next(roots)) for i in range(1, hosts + 1))
     return Topology(name=name, base=str(base), slot=slot, hosts=specs, cluster=cluster, pool=pool)
 
 
