@@ -331,6 +331,29 @@ class EngineContract:
         assert "is not connected to" in not_there.value.message
         await engine.remove_network(network)
 
+    async def test_before_it_runs_a_container_can_get_another_address_or_network(
+        self, engine: Engine, name: str
+    ) -> None:
+        network = unique("net")
+        pool = {"IPAM": {"Config": [{"Subnet": "10.97.31.0/24"}]}, "Labels": {ID_LABEL: network}}
+        await engine.create_network({"Name": network, **pool})
+        endpoints = {"EndpointsConfig": {network: {"IPAMConfig": {"IPv4Address": "10.97.31.5"}}}}
+        asked = body(HostConfig={"NetworkMode": network}) | {"NetworkingConfig": endpoints}
+        engine_id, _ = await engine.create_container(name, asked)
+        seen = await engine.container(engine_id)
+        assert seen is not None
+        assert seen.addresses == {network: "10.97.31.5"}
+        await engine.disconnect(network, engine_id, force=False)
+        seen = await engine.container(engine_id)
+        assert seen is not None
+        assert (dict(seen.networks), dict(seen.addresses)) == ({}, {})
+        await engine.connect(network, engine_id, {"IPAMConfig": {"IPv4Address": "10.97.31.6"}})
+        assert await engine.order(engine_id, "start") == (204, "")
+        seen = await settled(engine, engine_id, "running")
+        assert dict(seen.addresses) == {network: "10.97.31.6"}
+        await engine.disconnect(network, engine_id, force=False)
+        await engine.remove_network(network)
+
     async def test_a_container_on_a_network_that_is_missing(self, engine: Engine, name: str) -> None:
         engine_id, _ = await engine.create_container(name, body(HostConfig={"NetworkMode": "nonet"}))
         status, text = await engine.order(engine_id, "start")

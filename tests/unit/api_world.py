@@ -6,10 +6,12 @@ import asyncio
 import http.client
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from aiohttp import web
 
 from drover.api.answers import exchange
 from drover.api.context import Context
@@ -28,13 +30,13 @@ from drover.trust import certificates, tls, token
 class World:
     """`port`: the TLS port. `client`: over the Unix socket. `now`: what the API's clock shows; may be set."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, routes: Sequence[web.RouteDef] = ()) -> None:
         self.directory = directory
         self.tls_dir = directory / "h1" / "tls"
         self.now = time.time()
         self.store: MemoryStore = MemoryCluster().client()
         self.mirror = Mirror(self.store)
-        self.server = ApiServer(self.context())
+        self.server = ApiServer(self.context(), routes)
         self.port = 0
 
     def context(self) -> Context:
@@ -105,8 +107,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(directory: Path) -> AsyncIterator[World]:
-    made = World(directory)
+async def world(directory: Path, routes: Sequence[web.RouteDef] = ()) -> AsyncIterator[World]:
+    made = World(directory, routes)
     host = made.found()
     await made.store.commit(founding_changes(host, "test"))
     assert await made.mirror.start()

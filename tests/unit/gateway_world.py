@@ -181,7 +181,7 @@ class Agent:
         self.performed.append((container.order.verb, container.name))
         answer = next((found for one in self.script if (found := one(container))), None)
         if container.order.verb == "remove" and answer is None:
-            self.world.shared.commit(*container_removal(self.world.shared.cluster, container.id), None)
+            self.world.shared.commit(*container_removal(self.world.shared.cluster, container.id, NOW), None)
             return
         self.world.write([self.facts(container, answer)])
 

@@ -181,10 +181,10 @@ def test_labels_are_set_and_removed_and_repeating_changes_nothing() -> None:
 
 def test_draining_and_back() -> None:
     before = cluster()
-    drained = applied(before, decide_scheduling(before, "h1", drain=True))
+    drained = applied(before, decide_scheduling(before, "h1", "drain"))
     assert drained.hosts["h1"].scheduling == "drain"
-    assert decide_scheduling(drained, "h1", drain=True).changes == ()
-    assert applied(drained, decide_scheduling(drained, "h1", drain=False)).hosts["h1"] == H1
+    assert decide_scheduling(drained, "h1", "drain").changes == ()
+    assert applied(drained, decide_scheduling(drained, "h1", "active")).hosts["h1"] == H1
 
 
 def test_many_things_are_counted_and_not_all_named() -> None:

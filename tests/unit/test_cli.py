@@ -197,8 +197,10 @@ async def test_wrong_labels_are_refused(drover: Run, labels: tuple[str, ...]) ->
 
 
 async def test_drain_and_undrain(api: World, drover: Run) -> None:
-    assert "undo: drover host undrain h1" in await drover("host", "drain", "h1")
+    assert "host h1 is empty" in await drover("host", "drain", "h1")
     assert api.cluster.hosts["h1"].scheduling == "drain"
+    assert "undo: drover host undrain h1" in await drover("host", "pause", "h1")
+    assert api.cluster.hosts["h1"].scheduling == "pause"
     await drover("host", "undrain", "h1")
     assert api.cluster.hosts["h1"].scheduling == "active"
 

@@ -51,8 +51,9 @@ def test_the_unit_is_installed_started_and_removed(calls: Path, tmp_path: Path) 
     assert not service.remove_service()
     assert calls.read_text().splitlines() == [
         "systemctl daemon-reload",
-        "systemctl enable --now drover.service",
+        "systemctl enable --now drover.service drover-shutdown.service",
         "systemctl disable --now drover.service",
+        "systemctl disable --now drover-shutdown.service",
         "systemctl daemon-reload",
     ]
 
@@ -74,7 +75,7 @@ async def test_init_waits_until_the_daemon_answers(
     assert "Use docker with it:      docker context use drover\n" in shown.out
     assert "there is no Docker Engine at" in shown.err
     assert await asyncio.to_thread(calls.read_text) == (
-        "systemctl daemon-reload\nsystemctl enable --now drover.service\n"
+        "systemctl daemon-reload\nsystemctl enable --now drover.service drover-shutdown.service\n"
         f"docker context create drover --docker host=unix://{tmp_path}/docker.sock\n"
     )
 

@@ -11,8 +11,11 @@ import pytest
 from cluster_factory import cid, container, host
 from gateway_world import API, World, ask, drop_host, engine_id, refused, relayed, response
 
+from drover.decide.converge import networks_of
+from drover.decide.overlay import mac_of
 from drover.model import records as r
 from drover.model.cluster import Change, put
+from drover.model.spec import parse_spec
 
 OWN = {name: name[0] * 64 for name in ("bridge", "host", "none")}
 BRIDGE = OWN["bridge"]
@@ -173,12 +176,12 @@ async def test_connect_claims_an_address_and_disconnect_gives_it_up(world: World
     assert agent.performed == [("connect", "web"), ("disconnect", "web")]
 
 
-def world_facts(world: World, identity: str) -> None:
-    """The agent reports that the container runs."""
+def world_facts(world: World, identity: str, state: str = "running") -> None:
+    """The agent reports that the container runs, or what else it does."""
     facts = world.shared.cluster.facts_of(identity)
     assert facts is not None
     running = r.ContainerFacts(
-        container=identity, host="h1", engine_id=facts.engine_id, state="running", answer=facts.answer
+        container=identity, host="h1", engine_id=facts.engine_id, state=state, answer=facts.answer
     )
     world.write([put(r.key("container_facts", "h1", identity), running)])
 
@@ -201,6 +204,45 @@ async def test_a_predefined_network_is_connected_by_an_order_alone(world: World)
     assert (await ask(await world.gateway(), "POST", "/networks/bridge/connect", {"Container": "web"}))[0] == 200
     assert agent.performed == [("connect", "web")]
     assert not world.shared.cluster.addresses
+
+
+async def test_compose_recreates_a_container_with_its_address(world: World) -> None:
+    """Made under another name beside the one it replaces, renamed when that is gone, then started."""
+    await world.agent("h1")
+    network = await made(world, "app")
+    old = having(world, 1, "web")
+    new = having(world, 2, "0123_web", state="created")
+    for identity, ip in ((old, "10.128.0.2"), (new, "10.128.0.3")):
+        claim = r.Address(network=network, ip=ip, container=identity, mac=mac_of(ip))
+        world.write([put(r.key("addresses", network, ip), claim)])
+    gateway = await world.gateway()
+    assert (await ask(gateway, "DELETE", "/containers/web?force=1"))[0] == 204
+    assert list(world.shared.cluster.kept_addresses) == [f"{network}/10.128.0.2"]
+    assert (await ask(gateway, "POST", "/containers/0123_web/rename?name=web"))[0] == 204
+    world_facts(world, new, "created")
+    await gateway.context.mirror.reached(world.shared.cluster.revision, 5.0)
+    assert (await ask(gateway, "POST", "/containers/web/start"))[0] == 204
+    assert [(one.ip, one.container) for one in world.shared.cluster.addresses.values()] == [("10.128.0.2", new)]
+    assert not world.shared.cluster.kept_addresses
+
+
+async def test_a_network_of_the_create_call_that_was_left_is_noted(world: World) -> None:
+    await world.agent("h1")
+    network = await made(world, "app")
+    identity = having(world, 1, "web", NetworkingConfig={"EndpointsConfig": {"app": {}, "bridge": {}}})
+    claim = r.Address(network=network, ip="10.128.0.2", container=identity)
+    world.write([put(r.key("addresses", network, "10.128.0.2"), claim)])
+    gateway = await world.gateway()
+    await gateway.context.mirror.reached(world.shared.cluster.revision, 5.0)
+    for ref in ("app", "bridge"):
+        assert (await ask(gateway, "POST", f"/networks/{ref}/disconnect", {"Container": "web"}))[0] == 200
+    assert set(world.shared.cluster.containers[identity].left) == {network, "bridge"}
+    for ref in ("app", "bridge"):
+        assert (await ask(gateway, "POST", f"/networks/{ref}/connect", {"Container": "web"}))[0] == 200
+    record = world.shared.cluster.containers[identity]
+    assert (record.left, record.attachments) == ((network,), {network: "{}"})
+    assert networks_of(world.shared.cluster, record, parse_spec(record.body)) == [network]
+    assert list(world.shared.cluster.addresses) == [f"{network}/10.128.0.2"]
 
 
 # -- volumes ---------------------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def test_containers_of_one_service_share_a_port_and_inherit_it() -> None:
     assert [one.port for one in published(cluster, cluster.containers["b2"])] == [8888]
     mesh = tables(cluster, "h3", host_networks(cluster, "h3", 1450)).mesh
     assert mesh == {("tcp", 8888): (("10.128.0.2", 80), ("10.128.0.3", 80))}
-    changes, _ = container_removal(cluster, "b1")
+    changes, _ = container_removal(cluster, "b1", 0.0)
     assert cluster.apply(99, changes).ports["*/tcp/8888"].container == "b2"
 
 
@@ -184,7 +184,7 @@ def test_a_service_has_one_address_until_its_last_container_goes() -> None:
     assert virtual_addresses(cluster, DEFAULT_NETWORK) == {"/back": "10.127.0.1"}
     assert address_changes(cluster, [DEFAULT_NETWORK]).changes == ()
     for name in ("b1", "b2"):
-        cluster = cluster.apply(cluster.revision + 1, container_removal(cluster, name)[0])
+        cluster = cluster.apply(cluster.revision + 1, container_removal(cluster, name, 0.0)[0])
     cluster = cluster.apply(99, address_changes(cluster, [DEFAULT_NETWORK]).changes)
     assert cluster.service_addresses == {}
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from drover.agent.endpoints import Endpoints
 from drover.agent.fence import Fence
 from drover.agent.files import ContainerFiles
 from drover.agent.moves import Mover, without_copying
@@ -25,10 +26,11 @@ from drover.agent.view import View
 from drover.agent.volumes import ASIDE, VolumeKeeper, VolumeSource
 from drover.decide import overlay
 from drover.decide import steps as s
-from drover.decide.converge import answer_of, network_id, networks_of
+from drover.decide.converge import answer_of
 from drover.decide.removal import container_removal
 from drover.decide.tables import host_networks, networks_everywhere
 from drover.drivers.engine.port import Engine, SeenContainer
+from drover.drivers.engine.read import fixed_addresses
 from drover.drivers.engine.translate import engine_body
 from drover.drivers.network.port import NetworkDriver
 from drover.drivers.volumes.catalog import Catalog
@@ -78,7 +80,9 @@ class Actor:
         self._view = view
         self._reporter = reporter
         self._drivers = drivers
+        self._now = now
         engine, catalog = drivers.engine, drivers.volumes
+        self._endpoints = Endpoints(mirror, view, engine)
         self.keeper = VolumeKeeper(host, mirror, view, reporter, engine, catalog, now)
         self.mover = Mover(host, mirror, view, reporter, engine, self.keeper, drivers.volume_source, self, now)
 
@@ -149,7 +153,9 @@ class Actor:
     def report(self, container: str, progress: str = "") -> None:
         """Report what the view holds of a container, with this host's last answer about it."""
         answer = answer_of(self._cluster, self._host, self._view.answers, container)
-        facts = container_facts(self._host, container, self._view.containers.get(container), answer, progress)
+        seen = self._view.containers.get(container)
+        interrupted = seen is not None and self._view.was_interrupted(seen)
+        facts = container_facts(self._host, container, seen, answer, progress, interrupted=interrupted)
         self._reporter.report(r.key("container_facts", self._host, container), facts)
 
     def answer(self, container: str, order: r.Order, status: int, text: str) -> None:
@@ -242,12 +248,20 @@ class Actor:
             self.answer(container, record.order, 201, text)
         else:
             self.report(container)
-        await self._connect_all(record)
+        await self._endpoints.complete(record)
 
-    async def _make(self, record: r.Container, epoch: int, body: dict[str, object]) -> str:
+    async def _make(self, record: r.Container, epoch: int, body: dict[str, Any]) -> str:
         """Make the engine's container; the engine's answer."""
         engine_id, text = await self._drivers.engine.create_container(record.name, body, record.platform)
-        seen = SeenContainer(id=record.id, engine_id=engine_id, name=record.name, epoch=epoch, state="created")
+        networking = body.get("NetworkingConfig") or {}
+        seen = SeenContainer(
+            id=record.id,
+            engine_id=engine_id,
+            name=record.name,
+            epoch=epoch,
+            state="created",
+            addresses=fixed_addresses(networking.get("EndpointsConfig") or {}),
+        )
         self._view.learn(seen)
         return text
 
@@ -256,14 +270,14 @@ class Actor:
         record = self._cluster.containers[container]
         body = without_copying(await self._engine_body(record, epoch), parse_spec(record.body).volume_names)
         await self._make(record, epoch, body)
-        await self._connect_all(record)
+        await self._endpoints.complete(record)
 
     async def look(self, container: str) -> None:
         """Look at a container again, and report."""
         await self._look(container, self._view.containers[container].engine_id)
         self.report(container)
 
-    async def _engine_body(self, record: r.Container, epoch: int) -> dict[str, object]:
+    async def _engine_body(self, record: r.Container, epoch: int) -> dict[str, Any]:
         body = engine_body(
             record,
             epoch=epoch,
@@ -275,28 +289,12 @@ class Actor:
         await self._drivers.files.ready(self._cluster, record)
         return self._drivers.files.mounted(record, body)
 
-    async def _connect_all(self, record: r.Container) -> None:
-        """A container made anew joins the networks it had joined since it was created."""
-        for network, endpoint in record.attachments.items():
-            if network in networks_of(self._cluster, record, parse_spec(record.body)):
-                await self._connect(record, network, json.loads(endpoint))
-
-    async def _connect(self, record: r.Container, network: str, endpoint: dict[str, object]) -> None:
-        engine_id = self._view.containers[record.id].engine_id
-        await self._drivers.engine.connect(
-            self._engine_network(network), engine_id, endpoint_settings(self._cluster, record.id, network, endpoint)
-        )
-
-    def _engine_network(self, ref: str) -> str:
-        """The engine's name for a network given by cluster id or name."""
-        network = network_id(self._cluster, ref)
-        return ref if network is None else self._cluster.networks[network].name
-
     async def _start(self, container: str) -> None:
         """Start without an order: a new copy, or one that ended."""
         seen = self._view.containers[container]
         if seen.state != "created" and seen.engine_id not in self._view.fenced:
             self._view.started_again(container)
+        await self._endpoints.settle(self._cluster.containers[container])
         status, text = await self.start_engine(seen.engine_id, "start")
         await self._look(container, seen.engine_id)
         self.report(container)
@@ -321,19 +319,19 @@ class Actor:
         record = self._cluster.containers[container]
         if order.verb in ("start", "restart"):
             self._view.restarts.pop(container, None)
+            await self._endpoints.settle(record)
             return await self.start_engine(engine_id, order.verb, order.query, order.body)
         if order.verb not in ("connect", "disconnect"):
             return await self._drivers.engine.order(engine_id, order.verb, order.query, order.body)
         asked = json.loads(order.body)
         if order.verb == "connect":
-            await self._connect(record, asked["network"], asked.get("endpoint") or {})
+            await self._endpoints.connect(record, asked["network"], asked.get("endpoint") or {})
         else:
-            network = self._engine_network(asked["network"])
-            await self._drivers.engine.disconnect(network, engine_id, bool(asked.get("force")))
+            await self._endpoints.disconnect(record, asked["network"], bool(asked.get("force")))
         return 200, ""
 
     async def _forget(self, container: str) -> None:
-        changes, expect = container_removal(self._cluster, container)
+        changes, expect = container_removal(self._cluster, container, self._now())
         if self._drivers.files is not None:
             self._drivers.files.forget(container)
         try:
@@ -374,16 +372,6 @@ class Actor:
                 await self._drivers.network.remove(vni)
         key = r.key("network_facts", self._host, network)
         await self._reporter.commit([delete(key)], {})
-
-
-def endpoint_settings(cluster: Cluster, container: str, network: str, asked: dict[str, object]) -> dict[str, object]:
-    """The endpoint settings of a connect call, with the address that the container claims on the network."""
-    claims = [a for a in cluster.addresses.values() if a.container == container and a.network == network]
-    if not claims:
-        return asked
-    ipam = asked.get("IPAMConfig") or {}
-    fixed = {**ipam, "IPv4Address": claims[0].ip} if isinstance(ipam, dict) else {"IPv4Address": claims[0].ip}
-    return {**asked, "IPAMConfig": fixed}
 
 
 def _message(text: str) -> str:

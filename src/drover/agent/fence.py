@@ -41,6 +41,7 @@ log = structlog.get_logger("drover.agent.fence")
 TICK_S = 0.25
 """How often it looks while it is not open."""
 KILL_DEADLINE_S = 1.0
+RETIRE_LOOK_S = 0.05
 RUNNING = ("running", "paused", "restarting")
 State = Literal["returning", "open", "shut"]
 SAYS: dict[State, str] = {
@@ -87,6 +88,7 @@ class Fence:
         self._watchdog: Watchdog | None = None
         self._told: tuple[float, tuple[Target, ...], frozenset[int]] | None = None
         self.state: State = "returning"
+        self._retired = False
         self.on_shut: list[Callable[[], None]] = []
         self.on_look: list[Callable[[], None]] = []
         self.on_open: list[Callable[[], None]] = []
@@ -165,12 +167,29 @@ class Fence:
             self._shut()
         if self.state == "shut":
             await self._stop()
-            if not late and self._session.held.is_set():
+            if not late and self._session.held.is_set() and not self._retired:
                 self._come_back()
         elif self.state == "returning" and self._is_current():
             _call(self.on_look)
             if self._may_open():
                 await self._open()
+
+    async def retire(self, deadline_s: float) -> bool:
+        """Stop what is exclusive, for good: this host is about to give its lease back. Whether nothing of it runs any
+        more; if not, the lease must end by itself, and the watchdog does its work before."""
+        self._retired = True
+        self._shut()
+        give_up = asyncio.get_running_loop().time() + deadline_s
+        while {target.engine_id for target in self._targets()} & self._running():
+            if asyncio.get_running_loop().time() > give_up:
+                return False
+            try:
+                await self._stop()
+            except DroverError as error:
+                log.warning("not all could be stopped; trying again", error=error.message)
+            await asyncio.sleep(RETIRE_LOOK_S)
+        await self._network.join_hosts(False)
+        return self._view.known
 
     def _come_back(self) -> None:
         """The watchdog hears of it before anything is joined again, which is a tick later at the earliest."""

@@ -257,7 +257,9 @@ class Mover:
         if seen.state not in RUNNING:
             return self._was_running.get(move.container, seen.state != "created")
         self._was_running[move.container] = True
-        status, text = await self._engine.order(seen.engine_id, "stop")
+        self._view.stopped_for_move.add(seen.engine_id)
+        query = f"t={move.grace_s}" if move.grace_s >= 0 else ""
+        status, text = await self._engine.order(seen.engine_id, "stop", query)
         if status >= 400:
             raise DroverError(f"the container cannot be stopped: {text}")
         await self._containers.look(move.container)

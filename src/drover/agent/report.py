@@ -25,7 +25,13 @@ RETRY_S = 0.5
 
 
 def container_facts(
-    host: str, container: str, seen: SeenContainer | None, answer: r.Answer, progress: str = ""
+    host: str,
+    container: str,
+    seen: SeenContainer | None,
+    answer: r.Answer,
+    progress: str = "",
+    *,
+    interrupted: bool = False,
 ) -> r.ContainerFacts:
     """The facts record of one container: what the engine shows (None: it does not have it) and the last answer."""
     if seen is None:
@@ -43,6 +49,7 @@ def container_facts(
         finished_at=seen.finished_at,
         image=seen.image,
         epoch=seen.epoch,
+        interrupted=interrupted,
         answer=answer,
         progress=progress,
     )

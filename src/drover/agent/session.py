@@ -10,6 +10,7 @@ counts from there (`fence_at`).
     the store says that it is over       is taken anew                   at once (-inf): others may take over already
     `pause`: the daemon ends in order    one of `pause_s` takes over     sent + pause_s - (ttl_s - self_fence_s)
     `end`: nothing here needs a lease    is given back                   never (inf)
+    `retire`: the host goes down         is given back, for good         never (inf)
 
 `revision` is that of the commit that said "alive" under this lease: claims that passed while the host had none were
 committed before it, so a picture at `revision` or later shows all of them.
@@ -59,6 +60,7 @@ class Session:
         self.fence_at = AT_ONCE
         self.revision = 0
         self.held = asyncio.Event()
+        self._retired = False
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of `fence_at`; it must not block and not raise."""
 
@@ -75,6 +77,8 @@ class Session:
                     log.warning("the lease cannot be taken yet", error=error.message)
                     await asyncio.sleep(RETRY_S)
                 self.held.clear()
+                if self._retired:
+                    await asyncio.Event().wait()
         finally:
             self.held.clear()
 
@@ -84,6 +88,12 @@ class Session:
             await self.lease.revoke()
         self.fence_at = NEVER
         self.on_change()
+
+    async def retire(self) -> None:
+        """Give the lease back and take none any more: this host goes down, and nothing that needs a lease runs."""
+        self._retired = True
+        self.held.clear()
+        await self.end()
 
     async def pause(self, pause_s: float) -> None:
         """Have the lease last for `pause_s` without renewals: the daemon ends in order and another one is to follow.

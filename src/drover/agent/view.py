@@ -30,7 +30,13 @@ class View:
         self.answers: dict[str, r.Answer] = {}
         self.held: dict[str, float] = {}
         self.fenced: set[str] = set()
+        self.stopped_for_move: set[str] = set()
+        """Engine ids of what ran until its move stopped it."""
         self.restarts: dict[str, Restarts] = {}
+
+    def was_interrupted(self, seen: SeenContainer) -> bool:
+        """Whether its process ended because Drover stopped it."""
+        return seen.state in ("exited", "dead") and seen.engine_id in self.fenced | self.stopped_for_move
 
     def learn_all(
         self, containers: list[SeenContainer], networks: Mapping[str, str], volumes: Mapping[str, int]

@@ -20,7 +20,8 @@ next read sees it. Every error is JSON (`api.answers`).
     GET /status                                                        see `views.status_view`, plus store and leader
     GET /hosts, GET /hosts/NAME                                        `views.host_view`
     POST /hosts/NAME/labels               {set: {}, remove: []}        the host
-    POST /hosts/NAME/drain, …/undrain                                  the host
+    POST /hosts/NAME/drain, …/undrain, …/pause                         the host
+    GET /hosts/NAME/evacuation                                         `views.evacuation_view`
     DELETE /hosts/NAME?force=1&leaving=1                               {removed}
     POST /tokens                          {ttl_s, reusable}            the token, its only showing
     GET /tokens, DELETE /tokens/ID                                     `views.token_view`, {removed}
@@ -47,7 +48,7 @@ from drover.decide.sentences import instant
 from drover.decide.why import explain
 from drover.errors import Conflict, DroverError, Forbidden, Invalid, NotFound
 from drover.model.cluster import Change, Cluster, delete, put
-from drover.model.records import Host, key
+from drover.model.records import Host, Scheduling, key
 from drover.store.port import CommitConflict
 from drover.trust import certificates, tls, token
 
@@ -55,6 +56,7 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CONTEXT = web.AppKey("context", Context)
+SCHEDULING: dict[str, Scheduling] = {"drain": "drain", "undrain": "active", "pause": "pause"}
 OPEN_PATHS = frozenset({"/healthz", "/ca", "/join"})
 BODY_LIMIT_BYTES = 1024 * 1024
 TRIES = 10
@@ -90,7 +92,8 @@ def build_api(context: Context) -> web.Application:
             web.get("/hosts", get_hosts),
             web.get("/hosts/{name}", get_host),
             web.post("/hosts/{name}/labels", post_labels),
-            web.post("/hosts/{name}/{verb:drain|undrain}", post_scheduling),
+            web.post("/hosts/{name}/{verb:drain|undrain|pause}", post_scheduling),
+            web.get("/hosts/{name}/evacuation", get_evacuation),
             web.delete("/hosts/{name}", delete_host),
             web.post("/tokens", post_token),
             web.get("/tokens", get_tokens),
@@ -220,9 +223,15 @@ async def post_labels(request: web.Request) -> web.Response:
 
 async def post_scheduling(request: web.Request) -> web.Response:
     context, name = request.app[CONTEXT], request.match_info["name"]
-    drain = request.match_info["verb"] == "drain"
-    await commit(context, lambda cluster: membership.decide_scheduling(cluster, name, drain=drain))
+    scheduling = SCHEDULING[request.match_info["verb"]]
+    await commit(context, lambda cluster: membership.decide_scheduling(cluster, name, scheduling))
     return _host_answer(context, name)
+
+
+async def get_evacuation(request: web.Request) -> web.Response:
+    context, name = request.app[CONTEXT], request.match_info["name"]
+    membership.named(context.mirror.cluster, name)
+    return json_answer(views.evacuation_view(context.mirror.cluster, name, context.clock()))
 
 
 async def delete_host(request: web.Request) -> web.Response:

@@ -25,7 +25,7 @@ from drover.api.founding import NEXT_INDEX_KEY, setting
 from drover.decide.sentences import count
 from drover.errors import Conflict, DroverError, Forbidden, Invalid, NotFound
 from drover.model.cluster import Change, Cluster, delete, put
-from drover.model.records import Host, Setting, key
+from drover.model.records import Host, Scheduling, Setting, key
 from drover.trust import token
 from drover.trust.certificates import check_address, check_host_name, key_id
 
@@ -126,10 +126,10 @@ def decide_labels(cluster: Cluster, name: str, changed: Mapping[str, str], remov
     return _decision_on_host(cluster, host, msgspec.structs.replace(host, labels={**kept, **changed}))
 
 
-def decide_scheduling(cluster: Cluster, name: str, *, drain: bool) -> Decision:
-    """Let a host take no more containers, or take them again."""
+def decide_scheduling(cluster: Cluster, name: str, scheduling: Scheduling) -> Decision:
+    """What a host is for from now on."""
     host = named(cluster, name)
-    return _decision_on_host(cluster, host, msgspec.structs.replace(host, scheduling="drain" if drain else "active"))
+    return _decision_on_host(cluster, host, msgspec.structs.replace(host, scheduling=scheduling))
 
 
 def named(cluster: Cluster, name: str) -> Host:

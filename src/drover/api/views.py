@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from drover import __version__
+from drover.decide.evacuate import Evacuation, evacuation
 from drover.decide.health import host_state
 from drover.model.cluster import Cluster
 from drover.model.records import Host, HostFacts, Token
@@ -49,6 +50,12 @@ def engine_view(facts: HostFacts | None) -> dict[str, Any]:
         "message": facts.message,
         "at": facts.at,
     }
+
+
+def evacuation_view(cluster: Cluster, host: str, now: float) -> dict[str, Any]:
+    """What is still on a host that is being emptied, and what each thing waits for."""
+    found = evacuation(cluster, host, now) if host in cluster.hosts else Evacuation()
+    return {"in_progress": found.in_progress, "items": [msgspec.to_builtins(item) for item in found.items]}
 
 
 def token_view(record: Token, now: float) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""`drover host`: list, inspect, label, drain and remove hosts."""
+"""`drover host`: list, inspect, label, drain, shut down and remove hosts."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import click
 
-from drover.cli import output
+from drover.cli import emptying, output
 from drover.cli.client import segment
 from drover.cli.common import client, json_option, pairs
 from drover.decide.sentences import size
@@ -77,15 +78,42 @@ def label(ctx: click.Context, name: str, labels: tuple[str, ...]) -> None:
 
 @host.command()
 @click.argument("name")
+@click.option("--detach", "-d", is_flag=True, help="Do not wait until everything has left.")
+@json_option
 @click.pass_context
-def drain(ctx: click.Context, name: str) -> None:
-    """Let a host take no new containers.
+def drain(ctx: click.Context, name: str, detach: bool, as_json: bool) -> None:
+    """Move everything off a host, and let it take nothing new.
+
+    Containers move one at a time per service, with their volumes, addresses and names; never more of a service are down
+    than its label drover.max_unavailable says (1). What cannot leave is named. Ctrl-C ends the waiting, not the work.
 
     \b
     Example:
       drover host drain web1
     """
-    client(ctx).post(f"{_path(name)}/drain")
+    daemon = client(ctx)
+    daemon.post(f"{_path(name)}/drain")
+    output.note(f"host {name} takes no new containers; undo: drover host undrain {name}")
+    look = functools.partial(daemon.get, f"{_path(name)}/evacuation")
+    shown = look() if detach else emptying.follow(look, emptying.settled(), quiet=as_json)
+    if as_json:
+        output.show_json(shown)
+    elif not detach:
+        emptying.refuse_left(name, shown["items"], "remove them or move them by hand; `drover why NAME` says more")
+        output.say(f"host {name} is empty")
+
+
+@host.command()
+@click.argument("name")
+@click.pass_context
+def pause(ctx: click.Context, name: str) -> None:
+    """Let a host take nothing new; what is there stays.
+
+    \b
+    Example:
+      drover host pause web1
+    """
+    client(ctx).post(f"{_path(name)}/pause")
     output.say(f"host {name} takes no new containers; undo: drover host undrain {name}")
 
 
@@ -101,6 +129,31 @@ def undrain(ctx: click.Context, name: str) -> None:
     """
     client(ctx).post(f"{_path(name)}/undrain")
     output.say(f"host {name} takes containers again")
+
+
+@host.command()
+@click.option("--deadline", "deadline_s", type=float, default=30.0, show_default=True, help="Seconds, at most.")
+@json_option
+@click.pass_context
+def shutdown(ctx: click.Context, deadline_s: float, as_json: bool) -> None:
+    """Hand this host's containers over: the machine is about to go down.
+
+    Run it on the host itself, before it is switched off; systemd does it by itself (drover-shutdown.service). What runs
+    here goes on elsewhere within seconds. When the daemon starts again, the host is used again.
+
+    \b
+    Example:
+      drover host shutdown && poweroff
+    """
+    daemon = client(ctx)
+    daemon.post(f"/shutdown?deadline_s={deadline_s:g}")
+    shown = emptying.follow(
+        functools.partial(daemon.get, "/shutdown"), lambda answer: answer["state"] == "gone", quiet=as_json
+    )
+    if as_json:
+        output.show_json(shown)
+    else:
+        output.say("this host has handed over; it can be switched off")
 
 
 @host.command("rm")

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adapter": ("drover.cli.adapters:adapter", "Hook Docker calls: configure adapters, watch and test them."),
     "move": ("drover.cli.move:move", "Move a container, with its volumes, to another host."),
     "volume": ("drover.cli.volumes:volume", "List, inspect, change and move volumes."),
+    "address": ("drover.cli.addresses:address", "List addresses of containers, and release those that are kept."),
     "why": ("drover.cli.status:why", "Say why a container is where it is."),
     "doctor": ("drover.cli.doctor:doctor", "Compare what is with what should be."),
     "daemon": ("drover.cli.daemon:daemon", "Run this host's daemon in the foreground."),

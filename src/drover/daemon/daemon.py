@@ -35,6 +35,7 @@ from drover.agent.files import ContainerFiles
 from drover.agent.networks import NetworkKeeper
 from drover.agent.session import Session
 from drover.api.adapters import adapter_routes
+from drover.api.addresses import address_routes
 from drover.api.apps import app_routes
 from drover.api.context import Context
 from drover.api.server import ApiServer
@@ -42,16 +43,19 @@ from drover.api.volumes import volume_api_routes
 from drover.daemon.config import HostConfig, commit_bootstrap
 from drover.daemon.deployer import Deployer
 from drover.daemon.doctor import doctor_routes
+from drover.daemon.evacuation import Evacuator
 from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.recovery import Recoverer
+from drover.daemon.shutdown import HostShutdown
 from drover.daemon.snapshots import SnapshotRoutes
 from drover.daemon.volumes import PeerVolumes, volume_routes
 from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
 from drover.decide.default_network import default_network_draft
+from drover.decide.grace import expiry
 from drover.decide.replicas import successor
 from drover.decide.tables import wanted_addresses
 from drover.drivers.engine.docker import DockerEngine
@@ -106,7 +110,15 @@ class Daemon:
         self.fence.on_open.append(self.keeper.verify)
         self.agent.guard(self.fence)
         self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
-        duties = [self._note_losses, self.recoverer.recover, self._keep_quorum, self._keep_networks]
+        self.evacuator = Evacuator(self.store, self.mirror, time.time)
+        self.shutdown = HostShutdown(config.name, self.store, self.mirror, self.session, self.fence, time.time)
+        duties = [
+            self._note_losses,
+            self.recoverer.recover,
+            self.evacuator.evacuate,
+            self._keep_quorum,
+            self._keep_networks,
+        ]
         self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
         self.links = self._links(self._client_tls)
         self.gateway = Gateway(
@@ -119,7 +131,7 @@ class Daemon:
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
         keeper = self.agent.actor.keeper
         snapshots = SnapshotRoutes(config.name, self.mirror, keeper, self.volumes)
-        volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes()]
+        volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes(), *address_routes()]
         doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
         routes = [
             *image_routes(config.name, self.engine),
@@ -128,6 +140,7 @@ class Daemon:
             *app_routes(),
             *doctor,
         ]
+        routes += self.shutdown.routes()
         self.api = ApiServer(self._api_context(), routes)
 
     def _leads(self) -> bool:
@@ -205,6 +218,7 @@ class Daemon:
             self.deployer.run,
             self._follow_members,
             self._renew_certificate,
+            self.shutdown.return_to_service,
         ]
 
     async def _open_doors(self) -> None:
@@ -241,6 +255,8 @@ class Daemon:
     async def _leave_lease(self) -> None:
         """The next daemon finds the lease held if something depends on it. A host that is cut off has none to leave."""
         cluster, name = self.mirror.cluster, self.config.name
+        if self.shutdown.state == "gone":
+            return
         if name not in cluster.hosts or all(placement.host != name for placement in cluster.placements.values()):
             await self.session.end()
         elif self.fence.state == "open":
@@ -267,8 +283,9 @@ class Daemon:
             await self.mirror.reached(await self.store.commit(changes), REACH_S)
 
     async def _keep_networks(self) -> None:
-        """The default network, and the virtual addresses of services."""
-        for draft in (default_network_draft(self.mirror.cluster, time.time()), wanted_addresses(self.mirror.cluster)):
+        """The default network, the virtual addresses of services, and the end of addresses that were kept."""
+        cluster, now = self.mirror.cluster, time.time()
+        for draft in (default_network_draft(cluster, now), wanted_addresses(cluster), expiry(cluster, now)):
             if draft.changes:
                 with contextlib.suppress(CommitConflict):  # decided again on the next look
                     await self.store.commit(draft.changes, dict(draft.expect))

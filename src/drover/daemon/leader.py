@@ -25,7 +25,7 @@ log = structlog.get_logger("drover.daemon.leader")
 LEADER_KEY = r.key("settings", "leader")
 ROUND_S = 1.0
 FOLLOWED = frozenset(
-    ("settings", "alive", "hosts", "members", "lost", "host_facts", "placements", "volumes", "addresses")
+    ("settings", "alive", "hosts", "members", "lost", "host_facts", "placements", "volumes", "addresses", "moves")
 )
 Duty = Callable[[], Awaitable[None]]
 

@@ -1,4 +1,5 @@
-"""The systemd unit of the daemon: written and started where systemd runs; elsewhere the command to run is named."""
+"""The systemd units of the daemon and of the host's shutdown: written and started where systemd runs; elsewhere the
+command to run is named."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from drover.daemon.config import DEFAULT_RUN_DIR, HostConfig
 from drover.errors import DeadlineExceeded, DroverError
 
 UNIT = "drover.service"
+SHUTDOWN_UNIT = "drover-shutdown.service"
 UNIT_PATH = Path("/etc/systemd/system") / UNIT
 SYSTEMD_RUNS = Path("/run/systemd/system")
 STOP_DEADLINE_S = 20.0
@@ -41,6 +43,25 @@ WantedBy=multi-user.target
 """
 
 
+# Only the machine's own end stops it: `systemctl stop drover` is a restart or an upgrade, and stops no container. Units
+# stop in the reverse order of their start: this one goes first, while daemon, engine and network still work.
+_SHUTDOWN_TEXT = """\
+[Unit]
+Description=Drover: hand this host's containers over before it goes down
+After=drover.service docker.service network-online.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=-{command}
+TimeoutStopSec=60
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
 def systemd_runs() -> bool:
     return SYSTEMD_RUNS.exists()
 
@@ -56,18 +77,30 @@ def unit_text(config: HostConfig) -> str:
     return _UNIT_TEXT.format(command=daemon_command(config), runtime=runtime)
 
 
+def shutdown_text(config: HostConfig) -> str:
+    """The unit that hands over when the machine goes down."""
+    return _SHUTDOWN_TEXT.format(
+        command=shlex.join([_program(), "-H", f"unix://{config.api_socket}", "host", "shutdown"])
+    )
+
+
 def install_service(config: HostConfig) -> None:
-    """Write the unit, start it, and start it at every boot."""
+    """Write the units, start them, and start them at every boot."""
     UNIT_PATH.write_text(unit_text(config))
+    UNIT_PATH.with_name(SHUTDOWN_UNIT).write_text(shutdown_text(config))
     _systemctl("daemon-reload")
-    _systemctl("enable", "--now", UNIT)
+    _systemctl("enable", "--now", UNIT, SHUTDOWN_UNIT)
 
 
 def remove_service() -> bool:
-    """Stop the unit and remove it; False if there is none."""
+    """Stop the units and remove them; False if there are none. The daemon goes first: a host that leaves for good has
+    nothing to hand over."""
     if not UNIT_PATH.exists():
         return False
     _systemctl("disable", "--now", UNIT)
+    if UNIT_PATH.with_name(SHUTDOWN_UNIT).exists():
+        _systemctl("disable", "--now", SHUTDOWN_UNIT)
+        UNIT_PATH.with_name(SHUTDOWN_UNIT).unlink()
     UNIT_PATH.unlink()
     _systemctl("daemon-reload")
     return True

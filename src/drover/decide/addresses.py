@@ -14,7 +14,8 @@ Of a subnet's addresses, from the lowest:
     the last `host_room(subnet)`      hosts: `broadcast - index`, one each on every network (`decide.overlay`)
     last                              broadcast
 
-An address is taken while its claim (`addresses/<network id>/<ip>`) exists.
+An address is taken while its claim (`addresses/<network id>/<ip>`) exists. One that is kept for a name
+(`decide.grace`) goes to a container of that name, to whoever asks for it by `--ip`, and when nothing else is left.
 """
 
 from __future__ import annotations
@@ -129,12 +130,14 @@ def host_room(subnet: IPv4Network) -> int:
     return max(0, min(HOST_ROOM, subnet.num_addresses // 4 - 1))
 
 
-def choose_address(cluster: Cluster, network: r.Network, wanted_ip: str | None, container: str) -> str:
+def choose_address(cluster: Cluster, network: r.Network, wanted_ip: str | None, container: str, name: str = "") -> str:
     """The address for a container (an id) on a network: `wanted_ip` if given and free or its own already, else the
-    lowest free one. Raises `Invalid` or `Conflict` with who has it."""
+    one kept for its name, else the lowest free one, else the one kept longest for another name. Raises `Invalid` or
+    `Conflict` with who has it."""
     if wanted_ip:
         return _checked(cluster, network, _address(wanted_ip), container)
-    free = next(free_addresses(cluster, network), None)
+    kept = kept_for(cluster, network.id, name) if name else None
+    free = kept.ip if kept else next(free_addresses(cluster, network), None) or _kept_longest(cluster, network)
     if free is None:
         raise Conflict(
             f"network {network.name} has no free address left in {parse_ipam(network.body).ip_range or network.subnet}",
@@ -143,8 +146,24 @@ def choose_address(cluster: Cluster, network: r.Network, wanted_ip: str | None, 
     return free
 
 
+def kept_for(cluster: Cluster, network: str, name: str) -> r.KeptAddress | None:
+    """The address of a network (an id) that is kept for a name; the newest, should there be several."""
+    found = [one for one in cluster.kept_addresses.values() if (one.network, one.name) == (network, name)]
+    return max(found, key=lambda one: one.at, default=None)
+
+
+def _kept_longest(cluster: Cluster, network: r.Network) -> str | None:
+    """Of the addresses that containers may have without asking for them, the one kept since the longest time."""
+    kept = [one for one in cluster.kept_addresses.values() if one.network == network.id]
+    asked = parse_ipam(network.body).ip_range
+    within = _network(asked) if asked else _subnet_of(network)
+    given = [one for one in kept if IPv4Address(one.ip) in within]
+    return min(given, key=lambda one: one.at).ip if given else None
+
+
 def free_addresses(cluster: Cluster, network: r.Network) -> Iterator[str]:
-    """The free addresses of a network, lowest first. Taking many from one iterator costs one pass over the subnet."""
+    """The addresses of a network that nobody has and that are kept for no name, lowest first. Taking many from one
+    iterator costs one pass over the subnet."""
     subnet = _subnet_of(network)
     asked = parse_ipam(network.body)
     within = _network(asked.ip_range) if asked.ip_range else subnet
@@ -153,7 +172,8 @@ def free_addresses(cluster: Cluster, network: r.Network) -> Iterator[str]:
     aside = {network.gateway, *asked.auxiliary.values()}
     for number in range(first, last + 1):
         ip = _dotted(number)
-        if ip not in aside and f"{network.id}/{ip}" not in cluster.addresses:
+        key = f"{network.id}/{ip}"
+        if ip not in aside and key not in cluster.addresses and key not in cluster.kept_addresses:
             yield ip
 
 

@@ -16,8 +16,8 @@ while the host has not answered its number; `seen` is the container as this engi
     any other       yes       a network or volume is missing   -> ensure it, wait
     any other       yes                                        -> Perform(order)
     no              created   desired is running               -> StartContainer
-    no              exited    desired is running; the fence    -> StartContainer
-                              stopped it
+    no              exited    desired is running; the fence,   -> StartContainer
+                              or a move, stopped it
     no              exited    desired is running; it holds     -> StartContainer, after Docker's own delay (the
                               claims; its policy says so          engine's policy for it is `no`, see `decide.fence`)
     no              yes                                        -> nothing
@@ -248,10 +248,29 @@ def _networks_needed(context: _Context, container: r.Container, spec: Spec) -> I
 
 
 def networks_of(cluster: Cluster, container: r.Container, spec: Spec) -> list[str]:
-    """Ids of the cluster networks a container is on: those of its create call, and those joined later."""
+    """Ids of the cluster networks a container is on: those of its create call that it has not left, and those joined
+    later."""
     asked = [network_id(cluster, ref) for ref in spec.network_refs]
+    kept = [network for network in asked if network is not None and network not in container.left]
     joined = [network for network in container.attachments if network in cluster.networks]
-    return list(dict.fromkeys([n for n in asked if n is not None] + joined))
+    return list(dict.fromkeys(kept + joined))
+
+
+def created_on(cluster: Cluster, container: r.Container, network: str) -> bool:
+    """Whether the create call names a network: one of ours by id, or an engine's own by name."""
+    refs = parse_spec(container.body).network_refs
+    return network in {network_id(cluster, ref) or own_network(ref) for ref in refs}
+
+
+def own_network(ref: str) -> str:
+    """The name of an engine's own network as it is meant: `default` is its bridge."""
+    return "bridge" if ref == "default" else ref
+
+
+def left_all(cluster: Cluster, container: r.Container) -> bool:
+    """Whether it has left every network of its create call."""
+    refs = parse_spec(container.body).network_refs
+    return bool(refs) and all((network_id(cluster, ref) or own_network(ref)) in container.left for ref in refs)
 
 
 def network_id(cluster: Cluster, ref: str) -> str | None:
@@ -289,7 +308,9 @@ def _again(context: _Context, container: r.Container, here: SeenHere) -> Iterabl
     """The start of a container that ended: because this host was cut off, or by its own restart policy where the
     engine must not apply it."""
     done = context.seen.restarts.get(container.id, Restarts())
-    if here.engine_id in context.seen.fenced:
+    facts = context.cluster.container_facts.get(f"{context.host}/{container.id}")
+    interrupted = facts is not None and facts.interrupted and facts.engine_id == here.engine_id
+    if interrupted or here.engine_id in context.seen.fenced:
         yield s.StartContainer(container.id)
     elif holds_claims(context.cluster, container) and wants_restart(
         parse_spec(container.body), here.exit_code, done.count
@@ -366,12 +387,15 @@ def _unused_networks(context: _Context) -> Iterable[s.Step]:
 
 
 def networks_used(cluster: Cluster, host: str) -> set[str]:
-    """Ids of the cluster networks that containers placed on `host` are on, and the default one, kept for the next."""
+    """Ids of the cluster networks that containers placed on `host`, or about to come there, are on; and the default
+    one, kept for the next."""
     used: set[str] = {DEFAULT_NETWORK} if DEFAULT_NETWORK in cluster.networks else set()
     for placement in cluster.placements.values():
         container = cluster.containers.get(placement.container)
         if placement.host == host and container is not None:
             used.update(networks_of(cluster, container, parse_spec(container.body)))
+    for container, _ in expected_here(cluster, host):
+        used.update(networks_of(cluster, container, parse_spec(container.body)))
     return used
 
 

@@ -4,6 +4,7 @@ claim to            is wrong if
 an address          its network is gone, or its container; or its container has two on one network
 a port              its container is gone, or has no address to lead to
 a virtual address   its network is gone
+(kept)              the address is claimed, too
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from drover.model.cluster import Cluster
 
 def record_doubts(cluster: Cluster) -> list[str]:
     """One sentence per wrong claim; empty if all are right."""
-    return [*_addresses(cluster), *_ports(cluster), *_virtual(cluster)]
+    return [*_addresses(cluster), *_kept(cluster), *_ports(cluster), *_virtual(cluster)]
 
 
 def _addresses(cluster: Cluster) -> Iterator[str]:
@@ -31,6 +32,13 @@ def _addresses(cluster: Cluster) -> Iterator[str]:
     for (container, network), number in held.items():
         if number > 1:
             yield f"{container_name(cluster, container)} claims {number} addresses on network {network[:12]}"
+
+
+def _kept(cluster: Cluster) -> Iterator[str]:
+    for rest, one in cluster.kept_addresses.items():
+        if rest in cluster.addresses:
+            holder = container_name(cluster, cluster.addresses[rest].container)
+            yield f"address {one.ip} is kept for the name {one.name}, and {holder} claims it"
 
 
 def _ports(cluster: Cluster) -> Iterator[str]:

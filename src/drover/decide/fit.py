@@ -6,7 +6,7 @@ host's name: `h2: is down since …`. What a host has not reported is never assu
 
     filter       refuses a host that
     member       is down, not completely joined, or has not reported its engine
-    drain        is draining
+    drain        is draining, paused or shutting down
     constraint   does not satisfy a constraint (soft ones only rank)
     platform     has another processor architecture than the one asked for
     near         is not the host of a container or volume that it depends on (host paths bind it to no host)
@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
+from drover.decide.health import NOTHING_NEW
 from drover.decide.moves import unmovable, users_at
 from drover.decide.sentences import container_name, cores, size
 from drover.decide.views import HostView, HostViews, PortKey, nano_cpus
@@ -133,7 +134,7 @@ def _member(view: HostView, asked: Question) -> str | None:
 
 
 def _drain(view: HostView, asked: Question) -> str | None:
-    return view.health.says if view.health.state == "draining" else None
+    return view.health.says if view.health.state in NOTHING_NEW else None
 
 
 def _constraint(view: HostView, asked: Question) -> str | None:
@@ -181,14 +182,18 @@ def _near(view: HostView, asked: Question) -> str | None:
 
 
 def _unused(cluster: Cluster, wanted: Wanted) -> Iterable[r.Volume]:
-    """Its volumes that have data somewhere and are used by nobody there."""
+    """Its volumes that have data somewhere and are used by nobody else there."""
     volumes = (cluster.volumes.get(name) for name in wanted.spec.volume_names)
-    return (volume for volume in volumes if volume and volume.host and not users_at(cluster, volume.name, volume.host))
+    return (volume for volume in volumes if volume and volume.host and not _others_use(cluster, wanted, volume))
+
+
+def _others_use(cluster: Cluster, wanted: Wanted, volume: r.Volume) -> bool:
+    return any(user.id != wanted.id for user in users_at(cluster, volume.name, volume.host))
 
 
 def _volume(view: HostView, asked: Question) -> str | None:
     elsewhere = [volume for volume in asked.brought if volume.host != view.name]
-    whys = {volume.name: unmovable(asked.cluster, volume, view.name) for volume in elsewhere}
+    whys = {volume.name: unmovable(asked.cluster, volume, view.name, asked.wanted.id) for volume in elsewhere}
     return next((f"cannot be given volume {name}: {why}" for name, why in whys.items() if why), None)
 
 

@@ -11,11 +11,14 @@ when it sees the `Alive` key gone; until then the sentence says no instant.
     yes      held    none                   unknown    has not reported its engine yet
     yes      held    engine silent          down       is up, but its engine does not answer since …
     yes      held    draining               draining   is draining: it takes no new containers
+    yes      held    paused                 paused     is paused: it takes no new containers
+    yes      held    shutting down          leaving    is shutting down: it takes no new containers
     yes      held    engine answers         ready      is ready
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -24,7 +27,14 @@ from drover.decide.sentences import instant
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, delete, put
 
-HostState = Literal["ready", "down", "draining", "unknown"]
+HostState = Literal["ready", "down", "draining", "paused", "leaving", "unknown"]
+NOTHING_NEW: tuple[HostState, ...] = ("draining", "paused", "leaving")
+"""States of hosts that work and take no new containers."""
+_SCHEDULING: Mapping[r.Scheduling, tuple[HostState, str]] = {
+    "pause": ("paused", "is paused: it takes no new containers"),
+    "drain": ("draining", "is draining: it takes no new containers"),
+    "shutdown": ("leaving", "is shutting down: it takes no new containers"),
+}
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -47,8 +57,8 @@ def host_state(cluster: Cluster, host: str) -> Health:
         return Health("unknown", "has not reported its engine yet", cluster.alive[host].since)
     if not facts.engine_ok:
         return Health("down", f"is up, but its engine does not answer{_since(facts.at)}", facts.at)
-    if record.scheduling == "drain":
-        return Health("draining", "is draining: it takes no new containers")
+    if record.scheduling in _SCHEDULING:
+        return Health(*_SCHEDULING[record.scheduling])
     return Health("ready", "is ready", cluster.alive[host].since)
 
 

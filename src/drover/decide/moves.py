@@ -29,6 +29,7 @@ from collections.abc import Iterable
 import msgspec
 
 from drover.decide import steps as s
+from drover.decide.health import NOTHING_NEW, host_state
 from drover.errors import Conflict, DroverError, Invalid, NotFound, Unavailable
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, delete, put
@@ -185,7 +186,7 @@ def _placement_passed(cluster: Cluster, move: r.Move, now: float) -> Iterable[Ch
     old = cluster.placements.get(move.container)
     if old is None:
         return
-    why = f"it was moved here from {old.host}"
+    why = f"it was moved here from {old.host}" + (f": {move.because}" if move.because else "")
     reasons = {old.host: "it was moved away"}
     moved = msgspec.structs.replace(old, host=move.target, epoch=old.epoch + 1, chosen=why, reasons=reasons, at=now)
     yield put(r.key("placements", move.container), moved)
@@ -205,6 +206,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     limit_bytes_s: int = 0
     compress: bool = False
+    grace_s: int = -1
+    because: str = ""
+    """Why, as what follows `it was moved here from h1: `; empty: somebody asked for it."""
 
 
 def begin_container(cluster: Cluster, container: r.Container, asked: Asked, now: float) -> Commit:
@@ -247,6 +251,8 @@ def _begin(
         number=before.number + 1 if before else 1,
         limit_bytes_s=asked.limit_bytes_s,
         compress=asked.compress,
+        grace_s=asked.grace_s,
+        because=asked.because,
         started_at=now,
     )
     move_key = r.key("moves", key)
@@ -262,8 +268,8 @@ def _refuse_hosts(cluster: Cluster, source: str, target: str) -> None:
     for host in (source, target):
         if host not in cluster.alive:
             raise Unavailable(f"host {host} is down", hint="`drover host ls` says since when")
-    if cluster.hosts[target].scheduling == "drain":
-        raise Conflict(f"host {target} is draining", hint=f"drover host undrain {target}")
+    if (why := host_state(cluster, target)).state in NOTHING_NEW:
+        raise Conflict(f"host {target} {why.says}", hint=f"drover host undrain {target}")
 
 
 def _refuse_tied(container: r.Container, spec: Spec, source: str) -> None:
@@ -336,11 +342,11 @@ def settled(cluster: Cluster, volume: r.Volume, host: str) -> r.Volume:
     return msgspec.structs.replace(volume, host=host, driver=volume.driver or (offered[0] if offered else ""))
 
 
-def unmovable(cluster: Cluster, volume: r.Volume, target: str) -> str:
-    """Why a volume that is elsewhere cannot come to `target` for a new container, as the rest of a sentence that begins
-    with the volume; empty if it can."""
+def unmovable(cluster: Cluster, volume: r.Volume, target: str, container: str = "") -> str:
+    """Why a volume that is elsewhere cannot come to `target` for a container (an id, if it has one already), as the
+    rest of a sentence that begins with the volume; empty if it can."""
     try:
-        begin_volume(cluster, volume.name, Asked(target=target), 0.0)
+        _begin(cluster, volume_key(volume.name), container, (volume.name,), volume.host, Asked(target=target), 0.0)
     except DroverError as error:
         return error.message
     return ""

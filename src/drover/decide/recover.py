@@ -205,9 +205,12 @@ def _left(cluster: Cluster, container: r.Container, spec: Spec) -> _Later | None
 
 
 def has_finished(cluster: Cluster, container: r.Container, spec: Spec) -> bool:
-    """Whether its last order was carried out, its process has ended since, and its restart policy leaves it at that."""
+    """Whether its last order was carried out, its process has ended since (and Drover did not stop it), and its restart
+    policy leaves it at that."""
     facts = cluster.facts_of(container.id)
     if facts is None or facts.state not in ("exited", "dead") or facts.answer.number < container.order.number:
+        return False
+    if facts.interrupted:
         return False
     return not wants_restart(spec, facts.exit_code)
 

@@ -1,9 +1,9 @@
 """`network connect` and `disconnect`: a container's record gains or loses a network, by an order to its host.
 
-    call                                         commit with the order                      after the answer
-    POST /networks/N/connect                     attachment, address claim                  refused: both go again
-    POST /networks/N/disconnect                  nothing                                    done: both go
-    either, N one of bridge, host, none          nothing                                    nothing
+    call                                         commit with the order       after the answer
+    POST /networks/N/connect                     attachment, address claim   refused: both go again
+    POST /networks/N/disconnect                  nothing                     done: both go; that N was left is noted
+    either, N one of bridge, host, none          nothing                     whether N was left is noted
     either, N is bridge, and the container is    as for other networks: the default network is shown as `bridge`
     on the default network, or was made for it
 
@@ -16,13 +16,16 @@ from typing import Any
 
 import msgspec
 
+from drover.decide.claims import addresses_of
+from drover.decide.converge import created_on
+from drover.decide.grace import Wanted, claim, given_up
 from drover.decide.overlay import is_overlay
 from drover.errors import EngineError, Forbidden
 from drover.gateway.call import Call, Outcome, Reply
 from drover.gateway.commits import Draft, commit_decided
 from drover.gateway.context import Context, decoded, json_text
-from drover.gateway.create import address_claim, is_predefined
-from drover.gateway.networks import default_for, members_of, network_changes
+from drover.gateway.create import is_predefined
+from drover.gateway.networks import default_for, members_of, predefined_name
 from drover.gateway.orders import Ask, no_more, reply_to, submit
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
@@ -54,7 +57,8 @@ async def connect(ctx: Context, call: Call) -> Outcome:
     record = ctx.container(asked.container)
     default = default_for(ctx.cluster, record, ref)
     if default is None and is_predefined(ctx.cluster, ref):
-        return await _order(ctx, asked.container, "connect", {"network": ref, "endpoint": endpoint})
+        reply = await _order(ctx, asked.container, "connect", {"network": ref, "endpoint": endpoint})
+        return await _noted(ctx, record.id, predefined_name(ctx.cluster, ref), reply, left=False)
     network = default or ctx.network(ref)
     ctx.host_of(record)
     text = msgspec.json.encode(endpoint).decode()
@@ -80,8 +84,9 @@ def joined(cluster: Cluster, record: r.Container, network: r.Network, text: str)
         return attached, Draft([], expect)
     endpoint = decoded(text, _Endpoint)
     ip = (endpoint.ipam.ipv4 if endpoint.ipam else None) or ""
-    claim = address_claim(cluster, network, record.id, ip, endpoint.mac_address or "")
-    return attached, Draft([claim], {**expect, claim.key: cluster.version(claim.key)})
+    wanted = Wanted(container=record.id, name=record.name, ip=ip, mac=endpoint.mac_address or "")
+    claimed = claim(cluster, network, wanted)
+    return attached, Draft(list(claimed.changes), {**expect, **claimed.expect})
 
 
 async def disconnect(ctx: Context, call: Call) -> Outcome:
@@ -90,7 +95,8 @@ async def disconnect(ctx: Context, call: Call) -> Outcome:
     record = ctx.container(asked.container)
     default = default_for(ctx.cluster, record, ref)
     if default is None and is_predefined(ctx.cluster, ref):
-        return await _order(ctx, asked.container, "disconnect", {"network": ref, "force": asked.force})
+        reply = await _order(ctx, asked.container, "disconnect", {"network": ref, "force": asked.force})
+        return await _noted(ctx, record.id, predefined_name(ctx.cluster, ref), reply, left=True)
     network = default or ctx.network(ref)
     if record not in members_of(ctx.cluster, network):
         raise EngineError(500, f"container {record.id} is not connected to network {network.name}")
@@ -107,6 +113,24 @@ async def _order(ctx: Context, ref: str, verb: r.Verb, body: dict[str, Any]) -> 
     return reply_to(ctx, await submit(ctx, record.id, Ask(verb=verb, body=text), no_more))
 
 
+async def _noted(ctx: Context, container: str, network: str, reply: Reply, *, left: bool) -> Reply:
+    """Note of an engine's own network, which the create call named, whether the container is on it: made anew, it
+    shall be as it is now."""
+    key = r.key("containers", container)
+
+    def decide(cluster: Cluster) -> Draft:
+        record = cluster.containers.get(container)
+        if record is None or not created_on(cluster, record, network):
+            return Draft([], {})
+        others = tuple(one for one in record.left if one != network)
+        changed = msgspec.structs.replace(record, left=(*others, network) if left else others)
+        return Draft([put(key, changed)], {key: cluster.version(key)})
+
+    if reply.status < 400:
+        await commit_decided(ctx, decide)
+    return reply
+
+
 async def _forget(ctx: Context, container: str, network: str) -> None:
     """The container is not on the network: its attachment and its claims go."""
     key = r.key("containers", container)
@@ -116,7 +140,9 @@ async def _forget(ctx: Context, container: str, network: str) -> None:
         if record is None:
             return Draft([], {})
         rest = {other: text for other, text in record.attachments.items() if other != network}
-        changes = [put(key, msgspec.structs.replace(record, attachments=rest))]
-        return Draft([*changes, *network_changes(cluster, network, container)], {key: cluster.version(key)})
+        left = {*record.left, *([network] if created_on(cluster, record, network) else [])}
+        changes = [put(key, msgspec.structs.replace(record, attachments=rest, left=tuple(sorted(left))))]
+        claims = [one for one in addresses_of(cluster, container) if one.network == network]
+        return Draft([*changes, *given_up(cluster, claims, ctx.clock())], {key: cluster.version(key)})
 
     await commit_decided(ctx, decide)

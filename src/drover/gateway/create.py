@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import msgspec
 
-from drover.decide.addresses import choose_address
 from drover.decide.converge import network_id
+from drover.decide.grace import Wanted, claim
 from drover.decide.moves import Asked, begin_volume, move_of_volume, settled, volume_record
-from drover.decide.overlay import is_overlay, mac_of
+from drover.decide.overlay import is_overlay
 from drover.decide.removal import container_removal
 from drover.decide.resolve import resolve_network
 from drover.decide.schedule import place
+from drover.decide.services import Draft as Claims
 from drover.decide.views import fixed_ports
 from drover.decide.wanted import wanted_of
 from drover.errors import Conflict, DeadlineExceeded, DroverError, EngineError, Invalid
@@ -51,6 +52,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
+    name_made_up: bool
     body: str
     spec: Spec
     platform: str
@@ -70,9 +72,11 @@ async def create(ctx: Context, call: Call) -> Outcome:
     spec = parse_spec(body)
     image = await locate_image(ctx, spec.image)
     cluster_id = ctx.new_id()
+    name = _valid_name(call.query("name"))
     wish = Wish(
         id=cluster_id,
-        name=_valid_name(call.query("name")) or random_name(ctx.cluster, cluster_id),
+        name=name or random_name(ctx.cluster, cluster_id),
+        name_made_up=not name,
         body=body,
         spec=spec,
         platform=call.query("platform"),
@@ -137,19 +141,22 @@ def draft(cluster: Cluster, wish: Wish) -> Draft:
         image_id=wish.image.id,
         platform=wish.platform,
         created_at=wish.now,
+        name_made_up=wish.name_made_up,
     )
     placement = r.Placement(
         container=wish.id, host=chosen.host, chosen=chosen.why, reasons=dict(chosen.reasons), at=wish.now
     )
+    addresses = _addresses(cluster, wish)
     made: list[Change] = [
         put(r.key("containers", wish.id), record),
         put(r.key("names", wish.name), r.Name(id=wish.id)),
         put(r.key("placements", wish.id), placement),
-        *_addresses(cluster, wish),
+        *(change for one in addresses for change in one.changes),
         *_ports(wish, chosen.host),
         *_volumes(cluster, wish, chosen.host),
     ]
-    return Draft(made, {change.key: cluster.version(change.key) for change in made} | _rests_on(cluster, wish))
+    expect = {change.key: cluster.version(change.key) for change in made} | _rests_on(cluster, wish)
+    return Draft(made, expect | {name: version for one in addresses for name, version in one.expect.items()})
 
 
 def _rests_on(cluster: Cluster, wish: Wish) -> dict[str, int]:
@@ -179,20 +186,16 @@ def is_predefined(cluster: Cluster, ref: str) -> bool:
     return ref in PREDEFINED or any(ref in ids for ids in own)
 
 
-def _addresses(cluster: Cluster, wish: Wish) -> list[Change]:
+def _addresses(cluster: Cluster, wish: Wish) -> list[Claims]:
     joined = [(cluster.networks[network], endpoint) for network, endpoint in _joined(cluster, wish.spec).items()]
     return [
-        address_claim(cluster, network, wish.id, endpoint.ipv4, endpoint.mac or wish.spec.mac)
-        for network, endpoint in joined
-        if is_overlay(network)
+        claim(cluster, network, _address_wanted(wish, endpoint)) for network, endpoint in joined if is_overlay(network)
     ]
 
 
-def address_claim(cluster: Cluster, network: r.Network, container: str, ip: str, mac: str) -> Change:
-    """The claim to an address of a network: the one asked for, else the lowest free one."""
-    ip = choose_address(cluster, network, ip or None, container)
-    claim = r.Address(network=network.id, ip=ip, container=container, mac=mac or mac_of(ip))
-    return put(r.key("addresses", network.id, ip), claim)
+def _address_wanted(wish: Wish, endpoint: Endpoint) -> Wanted:
+    name = "" if wish.name_made_up else wish.name
+    return Wanted(container=wish.id, name=name, ip=endpoint.ipv4, mac=endpoint.mac or wish.spec.mac)
 
 
 def _ports(wish: Wish, host: str) -> list[Change]:
@@ -318,6 +321,6 @@ async def _undo(ctx: Context, container: str) -> None:
     def decide(cluster: Cluster) -> Draft:
         if container not in cluster.containers:
             return Draft([], {})
-        return Draft(*container_removal(cluster, container))
+        return Draft(*container_removal(cluster, container, ctx.clock()))
 
     await commit_decided(ctx, decide)

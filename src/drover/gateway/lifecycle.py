@@ -171,7 +171,9 @@ def move_name(cluster: Cluster, record: r.Container, name: str) -> tuple[r.Conta
     refuse_taken(cluster, name)
     new, old = r.key("names", name), r.key("names", record.name)
     changes = [put(new, r.Name(id=record.id)), delete(old)]
-    return msgspec.structs.replace(record, name=name), Draft(changes, {new: 0, old: cluster.version(old)})
+    return msgspec.structs.replace(record, name=name, name_made_up=False), Draft(
+        changes, {new: 0, old: cluster.version(old)}
+    )
 
 
 def valid_new_name(record: r.Container, name: str) -> str:

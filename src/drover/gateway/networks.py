@@ -37,7 +37,7 @@ from drover.gateway.filters import (
     text_matches,
 )
 from drover.model import records as r
-from drover.model.cluster import Change, Cluster, delete, put
+from drover.model.cluster import Cluster, delete, put
 from drover.model.spec import parse_spec
 
 PREDEFINED = ("bridge", "host", "none")
@@ -277,7 +277,7 @@ def _is_active(cluster: Cluster, container: r.Container) -> bool:
 async def remove(ctx: Context, call: Call) -> Outcome:
     ref = call.params["name"]
     if predefined(ctx, ref) is not None:
-        raise Forbidden(f"{_predefined_name(ctx.cluster, ref)} is a pre-defined network and cannot be removed")
+        raise Forbidden(f"{predefined_name(ctx.cluster, ref)} is a pre-defined network and cannot be removed")
     network = ctx.network(ref)
     if network.id == DEFAULT_NETWORK:
         raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
@@ -285,7 +285,7 @@ async def remove(ctx: Context, call: Call) -> Outcome:
     return Reply(status=204)
 
 
-def _predefined_name(cluster: Cluster, ref: str) -> str:
+def predefined_name(cluster: Cluster, ref: str) -> str:
     pairs = [pair for facts in cluster.host_facts.values() for pair in facts.predefined_networks.items()]
     return next((name for name, own in pairs if own.startswith(ref)), ref)
 
@@ -340,13 +340,3 @@ def _prunable(ctx: Context, network: r.Network, filters: Filters) -> bool:
         and label_filters_match(filters, labels)
         and not active_on(ctx.cluster, network)
     )
-
-
-def network_changes(cluster: Cluster, network: str, container: str) -> list[Change]:
-    """The removal of a container's claims on a network."""
-    claims = cluster.addresses.items()
-    return [
-        delete(r.key("addresses", key))
-        for key, claim in claims
-        if claim.network == network and claim.container == container
-    ]

@@ -14,6 +14,7 @@ import socket
 
 import msgspec
 
+from drover.decide.grace import inherited
 from drover.decide.ports import is_published_by_cluster, port_claims, released, wanted_ports
 from drover.decide.services import is_answering
 from drover.errors import EngineError
@@ -48,11 +49,12 @@ async def exposed_ports(ctx: Context, record: r.Container) -> tuple[tuple[int, s
 
 
 def publishing(exposed: tuple[tuple[int, str], ...]) -> Amendment:
-    """The amendment of an order that starts a container: its claims to ports."""
+    """The amendment of an order that starts a container: its claims to ports, and to the addresses kept for its
+    name."""
 
     def amend(cluster: Cluster, record: r.Container) -> tuple[r.Container, Draft]:
-        claims = port_claims(cluster, record, exposed)
-        return record, Draft(list(claims.changes), dict(claims.expect))
+        ports, addresses = port_claims(cluster, record, exposed), inherited(cluster, record)
+        return record, Draft([*ports.changes, *addresses.changes], {**ports.expect, **addresses.expect})
 
     return amend
 

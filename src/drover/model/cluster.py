@@ -109,6 +109,11 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.rows("addresses", r.Address)
 
     @property
+    def kept_addresses(self) -> Mapping[str, r.KeptAddress]:
+        """Keyed `network id/ip`."""
+        return self.rows("kept_addresses", r.KeptAddress)
+
+    @property
     def ports(self) -> Mapping[str, r.Port]:
         """Keyed `host/protocol/port`."""
         return self.rows("ports", r.Port)

@@ -16,6 +16,7 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     network_names      network name           people     which network has the name
     network_facts      host/network id        its host   the network's id on that host's engine
     addresses          network id/ip          leader     which container answers for the address
+    kept_addresses     network id/ip          its host   nobody has the address, and for which name it is kept
     ports              host or */proto/port   people     which container has the published port
     service_addresses  ip                     leader     which service answers for the address
     volumes            volume name            people     a cluster volume and which host may write it, with an epoch
@@ -46,6 +47,8 @@ from drover.model.apps import Resource, Rollout, Run, Service, Trouble
 
 Desired = Literal["created", "running", "stopped", "removed"]
 Phase = Literal["copying", "stopping", "stopped", "handed", "done", "aborting", "aborted"]
+Scheduling = Literal["active", "pause", "drain", "shutdown"]
+"""What a host is for: everything; nothing new; nothing at all; nothing, because the machine goes down."""
 Verb = Literal["create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"]
 
 
@@ -61,7 +64,7 @@ class Host(Record, frozen=True):
     index: int
     address: str
     labels: dict[str, str] = {}
-    scheduling: Literal["active", "drain"] = "active"
+    scheduling: Scheduling = "active"
     joined_at: float = 0.0
     api_port: int = 4740
     tunnel_port: int = 4741
@@ -141,6 +144,10 @@ class Container(Record, frozen=True):
     created_at: float = 0.0
     attachments: dict[str, str] = {}
     """Network id to the JSON text of the endpoint settings, for networks joined by `network connect`."""
+    left: tuple[str, ...] = ()
+    """Networks of its create call that it was disconnected from since: ids, and the names of engines' own."""
+    name_made_up: bool = False
+    """The client gave no name: nobody will ask for this one again."""
 
 
 class Name(Record, frozen=True):
@@ -175,6 +182,8 @@ class ContainerFacts(Record, frozen=True):
     finished_at: str = ""
     image: str = ""
     epoch: int = 0
+    interrupted: bool = False
+    """Drover stopped it (a fence, a move that goes on): its process ended, and it has not finished."""
     answer: Answer = Answer()
     progress: str = ""
     at: float = 0.0
@@ -207,6 +216,19 @@ class Address(Record, frozen=True):
     container: str
     epoch: int = 1
     mac: str = ""
+
+
+class KeptAddress(Record, frozen=True):
+    """An address that nobody has, kept since `at` for the next container called `name`: the last one, `container`,
+    is gone. Never there beside a claim to the same address. `epoch` and `mac` are those of the claim that ended."""
+
+    network: str
+    ip: str
+    name: str
+    container: str = ""
+    epoch: int = 1
+    mac: str = ""
+    at: float = 0.0
 
 
 class Port(Record, frozen=True):
@@ -348,6 +370,10 @@ class Move(Record, frozen=True):
     running: bool = False
     limit_bytes_s: int = 0
     compress: bool = False
+    grace_s: int = -1
+    """How long the container may take to stop; -1: as its own settings say."""
+    because: str = ""
+    """Why it is moved, if nobody asked for this very move."""
     started_at: float = 0.0
     stopped_at: float = 0.0
     handed_at: float = 0.0
@@ -462,6 +488,7 @@ TABLES: dict[str, type[Record]] = {
     "network_names": Name,
     "network_facts": NetworkFacts,
     "addresses": Address,
+    "kept_addresses": KeptAddress,
     "ports": Port,
     "service_addresses": ServiceAddress,
     "volumes": Volume,

@@ -29,8 +29,10 @@ from drover.agent.fence import Fence
 from drover.agent.networks import NetworkKeeper
 from drover.agent.session import AT_ONCE, NEVER, Session
 from drover.agent.volumes import Incoming, Wanted
+from drover.daemon.evacuation import Evacuator
 from drover.daemon.leader import Leadership
 from drover.daemon.recovery import Recoverer
+from drover.daemon.shutdown import HostShutdown
 from drover.decide.fence import Target, holds_claims
 from drover.decide.health import loss_notes
 from drover.decide.invariants import Live, steps_back, violations
@@ -255,7 +257,11 @@ class SimHost:
         self.agent = Agent(name, mirror, store, drivers, wall_now)
         self.keeper = NetworkKeeper(name, mirror, self.network, Silent(), lambda: self.agent.view.networks)
         await mirror.start(1.0)
-        works = [*self._guarded(), self.session.run, self.agent.run, self.keeper.run, self._leadership().run]
+        guarded = self._guarded()
+        works = [*guarded, self.session.run, self.agent.run, self.keeper.run, self._leadership().run]
+        if self.fence is not None:
+            self.shutdown = HostShutdown(name, store, mirror, self.session, self.fence, wall_now)
+            works.append(self.shutdown.return_to_service)
         self._tasks = [asyncio.create_task(work()) for work in works]
 
     def _guarded(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
@@ -276,7 +282,8 @@ class SimHost:
             if changes:
                 await self.mirror.reached(await self.store.commit(changes), 2.0)
 
-        duties = [note, self._world.recover_with or recoverer.recover]
+        evacuator = Evacuator(self.store, self.mirror, wall_now)
+        duties = [note, self._world.recover_with or recoverer.recover, evacuator.evacuate]
         return Leadership(self.name, self.store, self.mirror, self.session, duties)
 
     # -- faults ----------------------------------------------------------------------------------------------------
@@ -306,6 +313,11 @@ class SimHost:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.session.pause(PAUSE_S)
         await self.mirror.stop()
+
+    async def shut_down(self, deadline_s: float = 30.0) -> None:
+        """`drover host shutdown`, then the machine goes down."""
+        await self.shutdown.hand_over(deadline_s)
+        await self.power_off()
 
     async def power_off(self) -> None:
         self.powered = False

@@ -30,7 +30,7 @@ from drover.drivers.engine.docker import split_ref
 from drover.drivers.engine.fake_container import FakeContainer, plan_of
 from drover.drivers.engine.fake_images import FakeImage, FakeImages, Layout
 from drover.drivers.engine.port import ID_LABEL, SeenContainer, SeenEvent
-from drover.drivers.engine.read import chain_ids
+from drover.drivers.engine.read import chain_ids, fixed_addresses
 from drover.errors import DroverError, EngineError, Unavailable
 from drover.model.records import HostFacts
 
@@ -387,6 +387,7 @@ class FakeEngine:
         if name in container.networks:
             raise EngineError(403, f"endpoint with name {container.name} already exists in network {name}")
         container.networks[name] = self._network_id(name)
+        container.addresses |= fixed_addresses({name: endpoint})
         self._emit_endpoint("connect", name, container)
 
     async def disconnect(self, network: str, engine_ref: str, force: bool) -> None:
@@ -396,6 +397,7 @@ class FakeEngine:
         if name not in container.networks:
             raise EngineError(500, f"container {container.engine_id} is not connected to network {name}")
         del container.networks[name]
+        container.addresses.pop(name, None)
         self._emit_endpoint("disconnect", name, container)
 
     def _emit_endpoint(self, action: str, network: str, container: FakeContainer) -> None:

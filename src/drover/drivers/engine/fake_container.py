@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL, SeenContainer
+from drover.drivers.engine.read import fixed_addresses
 
 SLEEP = re.compile(r"\bsleep (\d+(?:\.\d+)?)\b")
 EXIT = re.compile(r"\bexit (\d+)\b")
@@ -59,6 +60,7 @@ class FakeContainer:
         self.image_id = image_id
         self.plan = plan
         self.networks: dict[str, str] = {}
+        self.addresses = fixed_addresses((body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {})
         self.state = "created"
         self.exit_code = 0
         self.health = ""
@@ -130,5 +132,6 @@ class FakeContainer:
             finished_at=self.finished_at,
             image=self.image_id,
             networks=dict(self.networks),
+            addresses=dict(self.addresses),
             volumes=(*sorted(self.volume_names), *self.anonymous_volumes),
         )

@@ -38,6 +38,8 @@ class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str = ""
     image: str = ""
     networks: Mapping[str, str] = {}
+    addresses: Mapping[str, str] = {}
+    """Network name to the IPv4 address that it is configured to have there, as far as one is fixed."""
     volumes: tuple[str, ...] = ()
     """The names of the volumes it mounts, anonymous ones included."""
 

@@ -43,8 +43,15 @@ def seen_container(detail: Mapping[str, Any]) -> SeenContainer:
         finished_at=_time(state.get("FinishedAt", "")),
         image=detail.get("Image", ""),
         networks={name: endpoint.get("NetworkID", "") for name, endpoint in networks.items()},
+        addresses=fixed_addresses(networks),
         volumes=tuple(m.get("Name", "") for m in detail.get("Mounts") or () if m.get("Type") == "volume"),
     )
+
+
+def fixed_addresses(endpoints: Mapping[str, Any]) -> dict[str, str]:
+    """Network name to the address that its endpoint settings fix, where they do."""
+    configs = {name: (endpoint or {}).get("IPAMConfig") or {} for name, endpoint in endpoints.items()}
+    return {name: config["IPv4Address"] for name, config in configs.items() if config.get("IPv4Address")}
 
 
 def _time(text: str) -> str:

@@ -17,6 +17,8 @@ not in this table, known or unknown, keep their JSON values:
     HostConfig.Dns                               the gateways of its cluster networks, if the client names no server:
                                                  the engine's own 127.0.0.11 asks them for names on other hosts
     HostConfig.NetworkMode `default` or none     the cluster's default network
+    HostConfig.NetworkMode, EndpointsConfig      without networks that the container has left since; `bridge` if none
+                                                 is left, which the agent has it leave (`agent.endpoints`)
     HostConfig.Links there                       environment and ExtraHosts (`linking`)
     HostConfig.PortBindings, PublishAllPorts     nothing where Drover publishes them (`decide.ports`)
     EndpointsConfig.NET.Aliases                  without the service's name: the engine knows its own containers only,
@@ -36,7 +38,8 @@ from typing import Any
 import msgspec
 
 from drover.decide.claims import addresses_of
-from drover.decide.default_network import DEFAULT_MODE, is_on_default
+from drover.decide.converge import network_id, own_network
+from drover.decide.default_network import DEFAULT_MODE, SHOWN_AS, is_on_default
 from drover.decide.fence import holds_claims
 from drover.decide.names import resolvers
 from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME, is_overlay, mac_of
@@ -107,7 +110,28 @@ def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str
         name=record.name,
         linked=_linked(record, cluster),
     )
-    return translated(json.loads(record.body or "{}"), translation)
+    return translated(_without_left(json.loads(record.body or "{}"), record, cluster), translation)
+
+
+def _without_left(body: dict[str, Any], record: r.Container, cluster: Cluster) -> dict[str, Any]:
+    """The body without the networks that its container has left."""
+    if not record.left:
+        return body
+    networking, host = body.get("NetworkingConfig") or {}, body.get("HostConfig") or {}
+    given = networking.get("EndpointsConfig") or {}
+    kept = {ref: endpoint for ref, endpoint in given.items() if not _has_left(record, cluster, ref)}
+    mode = host.get("NetworkMode") or DEFAULT_MODE
+    if _has_left(record, cluster, mode):
+        mode = next(iter(kept), SHOWN_AS)
+    return {
+        **body,
+        "HostConfig": {**host, "NetworkMode": mode},
+        "NetworkingConfig": {**networking, "EndpointsConfig": kept},
+    }
+
+
+def _has_left(record: r.Container, cluster: Cluster, ref: str) -> bool:
+    return (network_id(cluster, ref) or own_network(ref)) in record.left
 
 
 def _addresses(record: r.Container, cluster: Cluster) -> dict[str, FixedAddress]:
@@ -116,7 +140,7 @@ def _addresses(record: r.Container, cluster: Cluster) -> dict[str, FixedAddress]
     found = {}
     for claim in cluster.addresses.values():
         network = cluster.networks.get(claim.network)
-        if claim.container != record.id or network is None:
+        if claim.container != record.id or network is None or network.id in record.left:
             continue
         refs = (network.name, network.id, *([DEFAULT_MODE] if network.id == DEFAULT_NETWORK else []))
         if any(ref in spec.network_refs for ref in refs):
