@@ -4,7 +4,8 @@ When an address moves, each host rewrites one forwarding entry on the same store
 virtual addresses follow the facts: a container is resolvable, and sent to, while it runs. Nothing is undone when the
 daemon stops: traffic goes on, and the next daemon starts from what the kernel has.
 
-    each pass, on a change                  peers, networks, entries, names, tables, in this order
+    each pass, on a change                  peers, networks, entries, names, tables, in this order; only what is
+                                            another object than in the pass before (`decide.wiring`)
     every VERIFY_S, and after a failure     the same, reading the kernel first; networks nobody needs go
 """
 
@@ -16,9 +17,11 @@ from typing import Protocol
 
 import structlog
 
-from drover.decide import names, overlay, tables
+from drover.decide import overlay, tables
 from drover.decide.converge import networks_used
 from drover.decide.doctor import record_doubts
+from drover.decide.tables import Tables
+from drover.decide.wiring import Names, Starts, Wiring, Zone, follow
 from drover.drivers.network.port import NetworkDriver, SeenNetwork
 from drover.errors import DroverError
 from drover.model.cluster import Cluster
@@ -32,7 +35,6 @@ FOLLOWED = frozenset(("addresses", "placements", "hosts", "networks", "container
 FOLLOWED |= {"network_facts", "ports", "service_addresses", "alive"}
 VERIFY_S = 30.0
 RETRY_S = 1.0
-Names = Mapping[str, tuple[str, ...]]
 
 
 class Responder(Protocol):
@@ -68,10 +70,11 @@ class NetworkKeeper:
         self._responder = responder
         self._present = present
         self._wake = asyncio.Event()
-        self._served: dict[str, tuple[Names, Names, Mapping[str, Names]]] = {}
+        self._wiring = Wiring(host=host, mtu_bytes=0)
+        self._served: dict[str, Zone] = {}
         self._kept: set[str] = set()
-        self._tables: tables.Tables | None = None
-        self._started: dict[str, frozenset[tuple[str, str]]] = {}
+        self._tables: Tables | None = None
+        self._started: Mapping[str, Starts] = {}
         self._peers: frozenset[str] = frozenset()
         self._mtu_bytes = 0
         self._verified_at = float("-inf")
@@ -115,51 +118,57 @@ class NetworkKeeper:
         if peers != self._peers or verify:
             await self._driver.set_peers(peers)
             self._peers = peers
-        wanted = tables.host_networks(cluster, self._host, await self.mtu_bytes())
-        for network, real in wanted.items():
-            await self._keep(cluster, network, real, verify)
-        await self._balance(tables.tables(cluster, self._host, wanted), verify)
-        await self._turn(cluster, wanted)
-        for network in set(self._served) - set(wanted):
+        wiring = await self._followed(cluster)
+        for network, real in wiring.networks.items():
+            await self._keep(network, real, wiring.zones[network], verify)
+        await self._balance(wiring.tables, verify)
+        await self._turn(wiring)
+        for network in set(self._served) - set(wiring.networks):
             await self._responder.stop(network)
             del self._served[network]
-        if verify or self._kept - set(wanted):
+        if verify or self._kept - set(wiring.networks):
             await self._sweep()
 
-    async def _keep(self, cluster: Cluster, network: str, real: overlay.RealNetwork, verify: bool) -> None:
+    async def _followed(self, cluster: Cluster) -> Wiring:
+        """What this host must have at a picture; remembered, because the next picture differs little."""
+        mtu_bytes = await self.mtu_bytes()
+        before = self._wiring if self._wiring.mtu_bytes == mtu_bytes else Wiring(host=self._host, mtu_bytes=mtu_bytes)
+        self._wiring = follow(before, cluster)
+        return self._wiring
+
+    async def _keep(self, network: str, real: overlay.RealNetwork, zone: Zone, verify: bool) -> None:
         if verify or network not in self._kept:
             await self._driver.realise(real)
             self._kept.add(network)
         await self._driver.set_remotes(real, real.remotes, verify=verify)
-        zone = names.names(cluster, network), names.shared(cluster, network), names.links(cluster, network)
-        if self._served.get(network) != zone:
-            await self._responder.serve(network, real.gateway_interface, *zone)
+        if self._served.get(network) is not zone:
+            await self._responder.serve(network, real.gateway_interface, zone.names, zone.shared, zone.links)
             self._served[network] = zone
 
-    async def _balance(self, wanted: tables.Tables, verify: bool) -> None:
-        if wanted != self._tables or verify:
+    async def _balance(self, wanted: Tables, verify: bool) -> None:
+        if wanted is not self._tables or verify:
             await self._driver.set_services(wanted, verify=verify)
             self._tables = wanted
 
-    async def _turn(self, cluster: Cluster, networks: Mapping[str, overlay.RealNetwork]) -> None:
+    async def _turn(self, wiring: Wiring) -> None:
         """A container that started has a new port on its bridge."""
-        started = {network: tables.starts(cluster, self._host, network) for network in networks}
-        for network, starts in started.items():
+        for network, starts in wiring.starts.items():
             if starts and starts != self._started.get(network):
-                await self._driver.let_turn(networks[network].vni)
-        self._started = started
+                await self._driver.let_turn(wiring.networks[network].vni)
+        self._started = wiring.starts
 
     async def _sweep(self) -> None:
         """Remove networks that nothing here needs any more; those that the engine still has are the agent's."""
         for vni, seen in (await self._driver.seen()).items():
-            wanted = tables.host_networks(self._mirror.cluster, self._host, self._mtu_bytes)
+            wanted = (await self._followed(self._mirror.cluster)).networks
             if seen.id not in wanted and seen.id not in self._present():
                 await self._driver.remove(vni)
                 self._kept.discard(seen.id)
-        self._kept &= set(tables.host_networks(self._mirror.cluster, self._host, self._mtu_bytes))
+        self._kept &= (await self._followed(self._mirror.cluster)).networks.keys()
 
     async def doubts(self) -> list[str]:
-        """What this host's kernel has otherwise than the records ask, as sentences; empty if all is right."""
+        """What this host's kernel has otherwise than the records ask, as sentences; empty if all is right. What they
+        ask is decided anew here, not followed."""
         cluster = self._mirror.cluster
         wanted = tables.host_networks(cluster, self._host, await self.mtu_bytes())
         seen = {one.id: one for one in (await self._driver.seen()).values()}

@@ -1,7 +1,8 @@
 """The claims of a cluster, grouped: what the overlay, the names and the published ports all start from.
 
 A picture shares the tables that did not change with the one before it, so grouping 5,000 claims again is needed only
-when one of them changed: the last grouping is kept, and known by the identity of its table.
+when one of them changed: the last grouping is kept, and known by the identity of its table. That of a few rows is not
+kept: it is quickly made, and pictures of a few containers (`decide.parts`) must not drive out that of the cluster.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from drover.model.cluster import Cluster
-from drover.model.records import Address, Port
+from drover.model.records import Address, Port, ServiceAddress
 
-C = TypeVar("C", Address, Port)
+C = TypeVar("C", Address, Port, ServiceAddress)
 Claims = Mapping[str, Sequence[Address]]
+FEW = 64
 
 
 class _Grouping(Generic[C]):
@@ -30,13 +32,16 @@ class _Grouping(Generic[C]):
         made: dict[str, list[C]] = {}
         for claim in table.values():
             made.setdefault(self._by(claim), []).append(claim)
-        self._last = (table, made)
+        if len(table) > FEW:
+            self._last = (table, made)
         return made
 
 
 _addresses_by_network: _Grouping[Address] = _Grouping(lambda claim: claim.network)
 _addresses_by_container: _Grouping[Address] = _Grouping(lambda claim: claim.container)
 _ports_by_container: _Grouping[Port] = _Grouping(lambda claim: claim.container)
+_ports_by_service: _Grouping[Port] = _Grouping(lambda claim: claim.service)
+_virtual_by_service: _Grouping[ServiceAddress] = _Grouping(lambda claim: claim.service)
 
 
 def claims_by_network(cluster: Cluster) -> Claims:
@@ -52,3 +57,13 @@ def addresses_of(cluster: Cluster, container: str) -> Sequence[Address]:
 def ports_of(cluster: Cluster, container: str) -> Sequence[Port]:
     """The port claims of a container (an id), those that its engine publishes too."""
     return _ports_by_container.of(cluster.ports).get(container, ())
+
+
+def ports_of_service(cluster: Cluster, service: str) -> Sequence[Port]:
+    """The port claims that containers of a service (`project/name`) share."""
+    return _ports_by_service.of(cluster.ports).get(service, ())
+
+
+def virtual_of_service(cluster: Cluster, service: str) -> Sequence[ServiceAddress]:
+    """The virtual addresses of a service, on whatever network."""
+    return _virtual_by_service.of(cluster.service_addresses).get(service, ())

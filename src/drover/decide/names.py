@@ -111,17 +111,22 @@ def links(cluster: Cluster, network_id: str) -> dict[str, dict[str, tuple[str, .
 def _links(
     cluster: Cluster, container: Container, network: Network, addresses: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:
-    asked = parse_spec(container.body).networks
-    created = [link for ref in (network.name, network.id) if ref in asked for link in asked[ref].links]
-    joined = _decode(container.attachments.get(network.id) or "{}") or _EndpointSettings()
     found: dict[str, tuple[str, ...]] = {}
-    for link in created + (joined.links or []):
+    for link in asked_links(container, network):
         ref, _, alias = link.partition(":")
         name = cluster.names.get(ref.removeprefix("/"))
         linked = name.id if name is not None else ref
         if linked in addresses:
             found[(alias or ref).lower()] = (addresses[linked],)
     return found
+
+
+def asked_links(container: Container, network: Network) -> list[str]:
+    """The links that a container asks for on a network, `REF` or `REF:ALIAS`."""
+    asked = parse_spec(container.body).networks
+    created = [link for ref in (network.name, network.id) if ref in asked for link in asked[ref].links]
+    joined = _decode(container.attachments.get(network.id) or "{}") or _EndpointSettings()
+    return created + (joined.links or [])
 
 
 def resolvers(cluster: Cluster, container_id: str) -> tuple[str, ...]:
@@ -144,8 +149,13 @@ def _answering(cluster: Cluster, network_id: str) -> Iterator[tuple[Address, Con
             yield claim, container
 
 
+def own_name(container: Container, network: Network) -> str:
+    """The name that a reverse look-up gives."""
+    return f"{container.name}.{network.name}".lower()
+
+
 def _own_name(container: Container, network: Network) -> Iterator[str]:
-    yield f"{container.name}.{network.name}"
+    yield own_name(container, network)
 
 
 def _other_names(container: Container, network: Network) -> Iterator[str]:

@@ -160,24 +160,15 @@ def realised(
         network = cluster.networks.get(network_id)
         if network is None or not is_overlay(network):
             continue
-        placed = list(_placed(cluster, claims.get(network_id, ())))
-        if network_id in everywhere or any(home is this for _, home in placed):
-            peers_on = list(cluster.hosts.values()) if network_id in everywhere else [home for _, home in placed]
-            found[network_id] = RealNetwork(
-                id=network_id,
-                vni=network.vni,
-                subnet=network.subnet,
-                gateway=network.gateway,
-                host_ip=host_address(network, this.index),
-                underlay=this.address,
-                mtu_bytes=min(mtu_bytes, _mtu_asked(network.body) or mtu_bytes),
-                port=port,
-                remotes=_remotes(network, placed, peers_on, this),
-            )
+        placed_here = list(placed(cluster, claims.get(network_id, ())))
+        if network_id in everywhere or any(home is this for _, home in placed_here):
+            homes = cluster.hosts.values() if network_id in everywhere else [home for _, home in placed_here]
+            entries = {remote(claim, home) for claim, home in placed_here if home is not this}
+            found[network_id] = real_network(network, this, homes, entries, mtu_bytes=mtu_bytes, port=port)
     return found
 
 
-def _placed(cluster: Cluster, claims: Iterable[Address]) -> Iterator[tuple[Address, Host]]:
+def placed(cluster: Cluster, claims: Iterable[Address]) -> Iterator[tuple[Address, Host]]:
     """The claims whose container is placed on a member host, with that host."""
     placements, hosts = cluster.placements, cluster.hosts
     for claim in claims:
@@ -187,16 +178,41 @@ def _placed(cluster: Cluster, claims: Iterable[Address]) -> Iterator[tuple[Addre
             yield claim, home
 
 
-def _remotes(
-    network: Network, placed: Iterable[tuple[Address, Host]], hosts: Iterable[Host], this: Host
-) -> frozenset[Remote]:
-    """The entries for addresses on other hosts and for those of `hosts` themselves."""
-    elsewhere = [(claim, home) for claim, home in placed if home is not this]
-    entries = {Remote(claim.ip, claim.mac or mac_of(claim.ip), home.address) for claim, home in elsewhere}
-    for peer in {home.name: home for home in hosts if home is not this}.values():
-        if ip := host_address(network, peer.index):
-            entries.add(Remote(ip, mac_of(ip), peer.address))
-    return frozenset(entries)
+def remote(claim: Address, home: Host) -> Remote:
+    """The entry for an address whose container is placed on another host."""
+    return Remote(claim.ip, claim.mac or mac_of(claim.ip), home.address)
+
+
+def real_network(
+    network: Network,
+    this: Host,
+    homes: Iterable[Host],
+    entries: Iterable[Remote],
+    *,
+    mtu_bytes: int = DEFAULT_MTU_BYTES,
+    port: int = VXLAN_PORT,
+) -> RealNetwork:
+    """What a host must have of one network: `entries` for addresses elsewhere, and those of the other hosts themselves
+    (of `homes`, which use the network)."""
+    return RealNetwork(
+        id=network.id,
+        vni=network.vni,
+        subnet=network.subnet,
+        gateway=network.gateway,
+        host_ip=host_address(network, this.index),
+        underlay=this.address,
+        mtu_bytes=min(mtu_bytes, _mtu_asked(network.body) or mtu_bytes),
+        port=port,
+        remotes=frozenset(entries) | host_entries(network, this, homes),
+    )
+
+
+def host_entries(network: Network, this: Host, homes: Iterable[Host]) -> frozenset[Remote]:
+    """The entries for the addresses of the other hosts that use a network."""
+    others = {home.name: home for home in homes if home is not this}.values()
+    return frozenset(
+        Remote(ip, mac_of(ip), home.address) for home in others if (ip := host_address(network, home.index))
+    )
 
 
 def peers(cluster: Cluster, host: str) -> frozenset[str]:

@@ -17,6 +17,7 @@ this one has an address on the network, which replies can come back to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -43,7 +44,7 @@ Target = tuple[str, int]
 ByService = Mapping[str, list[Container]]
 
 
-class Tables(msgspec.Struct, frozen=True, kw_only=True):
+class Tables(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The module's table. `networks` are those realised on the host; targets are in the order of their addresses."""
 
     networks: tuple[RealNetwork, ...] = ()
@@ -55,6 +56,10 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True):
 
     def addresses(self) -> frozenset[str]:
         """Every backend's address."""
+        return self._addresses
+
+    @cached_property
+    def _addresses(self) -> frozenset[str]:
         targets = {ip for table in (self.mesh, self.bound) for many in table.values() for ip, _ in many}
         return frozenset(targets.union(*self.virtual.values()))
 
@@ -68,9 +73,13 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True):
 
 def networks_everywhere(cluster: Cluster) -> frozenset[str]:
     """Networks that every host must have: the default one, and those that published ports lead to."""
+    return led_to(cluster) | {DEFAULT_NETWORK}
+
+
+def led_to(cluster: Cluster) -> frozenset[str]:
+    """The networks that ports lead to which every host answers."""
     claims = [claim for claim in cluster.ports.values() if claim.container_port and claim.host == EVERY_HOST]
-    led_to = {address.network for claim in claims if (address := answering_address(cluster, claim.container))}
-    return frozenset(led_to | {DEFAULT_NETWORK})
+    return frozenset(found.network for claim in claims if (found := answering_address(cluster, claim.container)))
 
 
 def host_networks(cluster: Cluster, host: str, mtu_bytes: int) -> dict[str, RealNetwork]:

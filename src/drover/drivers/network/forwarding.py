@@ -96,7 +96,8 @@ def changes(written: frozenset[Remote], wanted: frozenset[Remote]) -> list[Chang
     """
     gone = written - wanted
     macs = {remote.mac for remote in gone}
-    return difference(table_of(gone), table_of(r for r in wanted if r not in written or r.mac in macs))
+    sharing = {remote for remote in wanted if remote.mac in macs} if macs else frozenset()
+    return difference(table_of(gone), table_of((wanted - written) | sharing))
 
 
 class NeighbourSocket:

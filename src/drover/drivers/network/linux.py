@@ -58,7 +58,8 @@ class LinuxNetwork:
 
     async def set_remotes(self, net: RealNetwork, entries: Iterable[Remote], *, verify: bool = False) -> None:
         wanted = frozenset(entries)
-        await self._run(lambda: self._set_remotes(net, wanted, verify))
+        if verify or self._written.get(net.vni) is not wanted:
+            await self._run(lambda: self._set_remotes(net, wanted, verify))
 
     async def set_peers(self, addresses: Iterable[str], port: int = VXLAN_PORT) -> None:
         script = packet_filter.peers_script(addresses, port)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -67,6 +68,8 @@ BASE_RULES: dict[str, tuple[str, ...]] = {
     "leaving": _PUBLISHED,
     "replies": ("ct status 0x20 oifname vmap @networks",),
 }
+KEPT = 16_384
+"""How many rendered balancers are kept: a change of one must not cost the words of all."""
 _SPACES = re.compile(r"\s+")
 _BLOCK = re.compile(r"^\t(?:map|set|chain) (\S+) \{\n(.*?)^\t\}", re.MULTILINE | re.DOTALL)
 _ELEMENTS = re.compile(r"elements = \{(.*)\}", re.DOTALL)
@@ -82,39 +85,50 @@ class Image(msgspec.Struct, frozen=True):
 NOTHING = Image()
 
 
+class Balancer(msgspec.Struct, frozen=True):
+    """One published port or virtual address: its chain with one rule, and the element that leads there."""
+
+    chain: str
+    rules: tuple[str]
+    element: str
+
+
 def render(tables: Tables) -> Image:
     """The image of these tables."""
-    chains = dict(BASE_RULES)
-    mesh = {f"{PROTOCOLS[proto]} . {port}": (f"p_{proto}_{port}", t) for (proto, port), t in tables.mesh.items()}
-    bound = {
-        f"{ip} . {PROTOCOLS[proto]} . {port}": (f"p_{proto}_{port}_{ip.replace('.', '_')}", targets)
-        for (ip, proto, port), targets in tables.bound.items()
-    }
-    for chain, targets in (*mesh.values(), *bound.values()):
-        chains[chain] = (port_rule(chain.split("_")[1], targets),)
-    virtual = {
-        f'"{bridge}" . {ip}': (f"v_{bridge}_{ip.replace('.', '_')}", ips)
-        for (bridge, ip), ips in tables.virtual.items()
-    }
-    for chain, ips in virtual.values():
-        chains[chain] = (address_rule(ips),)
-    for net in tables.networks:
-        chains[f"n_{net.vni}"] = reply_rules(net)
+    mesh = [_mesh(proto, port, targets) for (proto, port), targets in tables.mesh.items()]
+    bound = [_bound(ip, proto, port, targets) for (ip, proto, port), targets in tables.bound.items()]
+    virtual = [_virtual(bridge, ip, ips) for (bridge, ip), ips in tables.virtual.items()]
+    chains = {one.chain: one.rules for one in (*mesh, *bound, *virtual)}
+    networks = {f"n_{net.vni}": reply_rules(net) for net in tables.networks}
     local = tables.addresses() & tables.local
     elements = {
         "networks": frozenset(f'"{net.bridge}" : goto n_{net.vni}' for net in tables.networks),
-        "virtual": _verdicts({key: chain for key, (chain, _) in virtual.items()}),
-        "mesh": _verdicts({key: chain for key, (chain, _) in mesh.items()}),
-        "bound": _verdicts({key: chain for key, (chain, _) in bound.items()}),
+        "virtual": frozenset(one.element for one in virtual),
+        "mesh": frozenset(one.element for one in mesh),
+        "bound": frozenset(one.element for one in bound),
         "own": frozenset(ip for net in tables.networks for ip in (net.gateway, net.host_ip) if ip),
         "local": local,
         "itself": frozenset(f"{ip} . {ip}" for ip in local),
     }
-    return Image(chains, elements)
+    return Image({**BASE_RULES, **chains, **networks}, elements)
 
 
-def _verdicts(chains: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(f"{key} : goto {chain}" for key, chain in chains.items())
+@lru_cache(maxsize=KEPT)
+def _mesh(protocol: str, port: int, targets: tuple[Target, ...]) -> Balancer:
+    chain = f"p_{protocol}_{port}"
+    return Balancer(chain, (port_rule(protocol, targets),), f"{PROTOCOLS[protocol]} . {port} : goto {chain}")
+
+
+@lru_cache(maxsize=KEPT)
+def _bound(ip: str, protocol: str, port: int, targets: tuple[Target, ...]) -> Balancer:
+    chain = f"p_{protocol}_{port}_{ip.replace('.', '_')}"
+    return Balancer(chain, (port_rule(protocol, targets),), f"{ip} . {PROTOCOLS[protocol]} . {port} : goto {chain}")
+
+
+@lru_cache(maxsize=KEPT)
+def _virtual(bridge: str, ip: str, ips: tuple[str, ...]) -> Balancer:
+    chain = f"v_{bridge}_{ip.replace('.', '_')}"
+    return Balancer(chain, (address_rule(ips),), f'"{bridge}" . {ip} : goto {chain}')
 
 
 def port_rule(protocol: str, targets: Sequence[Target]) -> str:
