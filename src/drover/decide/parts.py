@@ -57,22 +57,22 @@ def updated(pieces: Pieces, touched: Collection[str], before: Local, after: Loca
     from, `after` on the new one; `marks` are the kinds of tables with marks. Tables in which nothing changed are the
     same objects as before."""
     gone, come = _alone(touched if pieces.givers else (), before), _alone(touched, after)
+    givers, values = dict(pieces.givers), dict(pieces.values)
     dirty = {table: gone.get(table, _NOTHING).keys() | come.get(table, _NOTHING).keys() for table in {*gone, *come}}
-    givers = dict(pieces.givers)
     for table, keys in dirty.items():
-        left, joined = gone.get(table, _NOTHING), come.get(table, _NOTHING)
-        had = givers.get(table, _NOTHING)
-        now = {key: (had.get(key, NOBODY) - left.get(key, NOBODY)) | joined.get(key, NOBODY) for key in keys}
-        givers[table] = _replaced(had, now)
+        givers[table] = _given(pieces.who(*table), keys, gone.get(table, _NOTHING), come.get(table, _NOTHING))
     valued = {table: keys for table, keys in dirty.items() if table[0] not in marks}
     fresh = after({one for table, keys in valued.items() for key in keys for one in givers[table].get(key, NOBODY)})
-    values = dict(pieces.values)
     for table, keys in valued.items():
-        rows = {
-            key: value for key, value in fresh.get(table, _NOTHING).items() if key in keys
-        }  # in the function's order
-        values[table] = _replaced(values.get(table, _NOTHING), {**rows, **dict.fromkeys(keys - rows.keys())})
+        rows = {key: value for key, value in fresh.get(table, _NOTHING).items() if key in keys}
+        values[table] = _replaced(pieces.rows(*table), {**rows, **dict.fromkeys(keys - rows.keys())})
     return Pieces(values, givers)
+
+
+def _given(givers: Givers, keys: Set[Key], left: Rows, joined: Rows) -> Givers:
+    """Who has each key after some left it and some joined."""
+    now = {key: (givers.get(key, NOBODY) - left.get(key, NOBODY)) | joined.get(key, NOBODY) for key in keys}
+    return _replaced(givers, now)
 
 
 def _alone(containers: Collection[str], function: Local) -> _Found:
