@@ -245,7 +245,7 @@ def test_the_first_refusal_is_the_reason() -> None:
     body = {**env("constraint:zone==a", "affinity:container==x"), **host_config(Memory=99 * GIB)}
     assert reasons(host("h1"), body=body) == {"h1": "label zone is not set, constraint asks a"}
     assert [name for name, _ in FILTERS] == [
-        "member", "drain", "constraint", "platform", "near", "volume", "port", "memory", "cpu", "affinity",
+        "member", "drain", "constraint", "platform", "near", "volume", "port", "memory", "cpu", "affinity", "crowd",
     ]  # fmt: skip
 
 

@@ -125,3 +125,44 @@ def test_a_large_cluster_is_told_in_part() -> None:
     assert nowhere.value.message.endswith(f"; and {100 - NAMED_HOSTS} more")
     ready = world(*(host(f"h{n:03}") for n in range(1, 101)))
     assert len(place(ready, wanted(ready)).reasons) == REASONED_HOSTS
+
+
+def zoned() -> list[list[Change]]:
+    """Two hosts in zone a, one in zone b."""
+    return [host("h1", labels={"zone": "a"}), host("h2", labels={"zone": "a"}), host("h3", labels={"zone": "b"})]
+
+
+def spread(number: int, label: str, value: str) -> dict[str, Any]:
+    body = composed("p", "web", number)
+    return {**body, "Labels": {**body["Labels"], label: value}}
+
+
+def test_containers_of_a_service_are_spread_over_zones_first() -> None:
+    others = [*container(1, "p_web_1", "h1", composed("p", "web")), *container(2, "x", "h3"), *container(3, "y", "h3")]
+    cluster = world(*zoned(), others)
+    chosen = place(cluster, wanted(cluster, body=spread(2, "drover.spread", "zone")))
+    assert chosen.host == "h3"
+    assert chosen.why == (
+        "h3 is in zone b, which has 0 of p/web; the next best, h2, is in zone a, which has 1 of p/web"
+    )
+
+
+def test_the_first_label_to_spread_over_counts_most() -> None:
+    hosts = [host("h1", labels={"zone": "a", "rack": "1"}), host("h2", labels={"zone": "a", "rack": "2"})]
+    hosts += [host("h3", labels={"zone": "b", "rack": "1"})]
+    taken = [
+        *container(1, "p_web_1", "h1", composed("p", "web")),
+        *container(2, "p_web_2", "h3", composed("p", "web", 2)),
+    ]
+    cluster = world(*hosts, taken)
+    assert place(cluster, wanted(cluster, body=spread(3, "drover.spread", "zone;rack"))).host == "h2"
+
+
+def test_no_more_containers_of_a_service_than_a_host_may_have() -> None:
+    taken = [one for n in (1, 2, 3) for one in container(n, f"p_web_{n}", f"h{n}", composed("p", "web", n))]
+    cluster = three(taken)
+    with pytest.raises(NoPlacement, match="h1: runs 1 of p/web, and may run 1"):
+        place(cluster, wanted(cluster, body=spread(4, "drover.max_per_host", "1")))
+    assert place(cluster, wanted(cluster, body=spread(4, "drover.max_per_host", "2"))).host
+    with pytest.raises(NoPlacement, match="is no number"):
+        place(cluster, wanted(cluster, body=spread(4, "drover.max_per_host", "x")))

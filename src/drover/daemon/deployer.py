@@ -43,6 +43,7 @@ QUIET_S = 0.02
 HOLD_MIN_S = 1.0
 HOLD_MAX_S = 30.0
 REACH_S = 2.0
+NOTE_TRIES = 5
 FOLLOWED = frozenset(
     (
         "settings",
@@ -151,40 +152,42 @@ class Deployer:
         try:
             async with self._at_once:
                 await self._do(action)
-            await self._note(app, action.object, "")
+            await self._note(app, action, "")
         except DroverError as error:
             log.warning("a step of an application failed; tried again later", object=action.object, why=error.message)
-            await self._note(app, action.object, error.message)
+            await self._note(app, action, error.message)
         finally:
             self._busy.pop(action.object, None)
             self._wake.set()
 
-    async def _note(self, app: str, what: str, why: str) -> None:
-        """Write down why an object could not be done, or that it could (`why` empty)."""
-        cluster = self._mirror.cluster
-        key, app_key = r.key("app_troubles", app), r.key("apps", app)
-        record = cluster.app_troubles.get(app, r.AppTroubles(app=app))
-        before = record.troubles.get(what)
+    async def _note(self, app: str, action: a.Action, why: str) -> None:
+        """Write down why an action failed and hold its object, or that it did not (`why` empty)."""
         if not why:
-            self._held.pop(what, None)
-        if app not in cluster.apps or (not why and before is None):
-            return
-        others = {name: one for name, one in record.troubles.items() if name != what}
-        tries = (before.tries if before else 0) + 1
-        if why:
-            others[what] = Trouble(why, tries, self._now())
-            self._held[what] = self._now() + min(HOLD_MAX_S, HOLD_MIN_S * 2 ** (tries - 1))
-        changed = msgspec.structs.replace(record, troubles=others)
-        try:
-            revision = await self._store.commit(
-                [put(key, changed)], {key: cluster.version(key), app_key: cluster.version(app_key)}
-            )
-            await self._mirror.reached(revision, REACH_S)
-        except CommitConflict:
+            self._held.pop(action.object, None)
+        for _ in range(NOTE_TRIES):
+            cluster = self._mirror.cluster
+            record = cluster.app_troubles.get(app, r.AppTroubles(app=app))
+            if app not in cluster.apps or (not why and action.object not in record.troubles):
+                return
+            changed = _noted(record, action, why, self._now())
+            if why:
+                tries = changed.troubles[action.object].tries
+                self._held[action.object] = self._now() + min(HOLD_MAX_S, HOLD_MIN_S * 2 ** (tries - 1))
+            if await self._noted(cluster, changed):
+                return
             await asyncio.sleep(QUIET_S)
-            await self._note(app, what, why)
+
+    async def _noted(self, cluster: Cluster, changed: r.AppTroubles) -> bool:
+        """Whether it is written, or need not be tried again: the trouble itself will tell once more."""
+        key, app_key = r.key("app_troubles", changed.app), r.key("apps", changed.app)
+        expect = {key: cluster.version(key), app_key: cluster.version(app_key)}
+        try:
+            await self._mirror.reached(await self._store.commit([put(key, changed)], expect), REACH_S)
+        except CommitConflict:
+            return False
         except DroverError as error:
-            log.info("a failure could not be written down", object=what, why=why, error=error.message)
+            log.info("a failure could not be written down", app=changed.app, error=error.message)
+        return True
 
     # -- actions ---------------------------------------------------------------------------------------------------
 
@@ -254,6 +257,17 @@ class Deployer:
 
     async def _call(self, method: str, target: str, body: str = "", fine: Iterable[int] = ()) -> None:
         _checked(await inner_call(self._handler, self._links, method, target, body.encode()), fine)
+
+
+def _noted(record: r.AppTroubles, action: a.Action, why: str, now: float) -> r.AppTroubles:
+    """The troubles with what came of an action."""
+    before = record.troubles.get(action.object)
+    others = {name: one for name, one in record.troubles.items() if name != action.object}
+    if why:
+        version = action.version if isinstance(action, a.Make) else ""
+        again = before is not None and before.version == version
+        others[action.object] = Trouble(why, (before.tries if before and again else 0) + 1, now, version)
+    return msgspec.structs.replace(record, troubles=others)
 
 
 def _identity(labels: Mapping[str, str]) -> tuple[str | None, str | None]:

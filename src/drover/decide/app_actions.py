@@ -66,13 +66,14 @@ class ContainerAction(Action, frozen=True):
 
 
 class Make(ContainerAction, frozen=True):
-    """`joins`: network to the JSON text of the endpoint there."""
+    """`joins`: network to the JSON text of the endpoint there. `version`: the service's hash."""
 
     body: str
     image: str
     joins: Mapping[str, str] = {}
     platform: str = ""
     pull: str = "missing"
+    version: str = ""
 
 
 class Join(ContainerAction, frozen=True):
@@ -137,6 +138,7 @@ def make(app: App, key: str, service: Service, slot: str, *, beside: bool = Fals
         joins={network: _joined(service, network, text, slot) for network, text in service.joins.items()},
         platform=service.platform,
         pull=service.pull,
+        version=service.hash,
     )
 
 

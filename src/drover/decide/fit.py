@@ -15,11 +15,12 @@ host's name: `h2: is down since …`. What a host has not reported is never assu
     memory       has less memory left than reserved by the container
     cpu          has fewer processors left than reserved by the container
     affinity     runs, or does not run, what an affinity asks for (soft ones only rank)
+    crowd        runs as many containers of the service as the label `drover.max_per_host` allows
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -29,6 +30,7 @@ from drover.decide.sentences import container_name, cores, size
 from drover.decide.views import HostView, HostViews, PortKey, nano_cpus
 from drover.decide.wanted import Near, Wanted
 from drover.model import records as r
+from drover.model.apps import MAX_PER_HOST_LABEL, SPREAD_LABEL
 from drover.model.cluster import Cluster
 from drover.model.expression import Expression
 from drover.model.spec import PublishedPort, Spec, parse_spec
@@ -42,6 +44,8 @@ ENGINE_FACTS = {
 }
 """Keys of constraints to the fields of `HostFacts` they mean."""
 _HOST_KEYS = ("host", "node")
+CROWD = 100_000
+"""More containers of one family than any zone has."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386"}
 _SYSTEMS = ("linux", "windows", "darwin", "freebsd")
 _LABEL_PREFIX = "label."
@@ -78,6 +82,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     pulls: tuple[Pull, ...] = ()
     image_hosts: frozenset[str] = frozenset()
     replaced: str = ""
+    crowds: Mapping[str, int] = {}
+    """How crowded with its family each host's zone is, where the label `drover.spread` names labels to spread over."""
 
 
 Filter = Callable[[HostView, Question], str | None]
@@ -102,6 +108,7 @@ def question(
         pulls=tuple(_pull(cluster, wanted, expression, image_hosts) for expression in wanted.spec.affinities),
         image_hosts=image_hosts,
         replaced=(cluster.host_of(replaced) if replaced and replaced != wanted.id else None) or "",
+        crowds=crowds(views, wanted),
     )
 
 
@@ -125,6 +132,8 @@ def fact(view: HostView, key: str) -> str | None:
     engine_label = view.facts.engine_labels.get(key)
     if engine_label is not None:
         return engine_label
+    if key == "os":
+        return "linux"  # what every host runs
     field = ENGINE_FACTS.get(key.lower())
     return str(getattr(view.facts, field)) if field else None
 
@@ -298,6 +307,29 @@ def _image_names(spec: Spec) -> tuple[str, ...]:
     return spec.image, spec.image.removesuffix(":latest")
 
 
+def _crowd(view: HostView, asked: Question) -> str | None:
+    text = asked.wanted.spec.labels.get(MAX_PER_HOST_LABEL, "")
+    if not text:
+        return None
+    if not text.isdigit():
+        return f"cannot be judged: the label {MAX_PER_HOST_LABEL}={text} is no number"
+    have = view.families.get(asked.family, 0)
+    return f"runs {have} of {asked.family}, and may run {text}" if have >= int(text) else None
+
+
+def crowds(views: HostViews, wanted: Wanted) -> dict[str, int]:
+    """Host to how many containers of the family run on hosts with the same value of the label to spread over. With
+    several labels (`zone;rack`) the first counts most. Empty where none is asked for."""
+    keys = [key for key in wanted.spec.labels.get(SPREAD_LABEL, "").split(";") if key]
+    found = dict.fromkeys(views.hosts, 0) if keys else {}
+    for key in keys:
+        sums: dict[str | None, int] = {}
+        for view in views.hosts.values():
+            sums[fact(view, key)] = sums.get(fact(view, key), 0) + view.families.get(wanted.family, 0)
+        found = {name: total * CROWD + sums[fact(views.hosts[name], key)] for name, total in found.items()}
+    return found
+
+
 FILTERS: tuple[tuple[str, Filter], ...] = (
     ("member", _member),
     ("drain", _drain),
@@ -309,4 +341,5 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
     ("memory", _memory),
     ("cpu", _cpu),
     ("affinity", _affinity),
+    ("crowd", _crowd),
 )

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
-from drover.decide.app_actions import Action, Remove, container_name, make
+from drover.decide.app_actions import Action, Remove, make
 from drover.decide.apps import Instance, verdict
 from drover.model.apps import Run, Schedule, Service, Trouble
 from drover.model.cluster import Cluster
@@ -63,14 +63,12 @@ def advance_job(scene: JobScene, runs: tuple[Run, ...], next_due: float) -> JobA
     schedule = scene.service.schedule
     assert schedule is not None
     runs = tuple(_looked_at(scene, run) for run in runs)
-    actions: list[Action] = []
     if not next_due or next_due > scene.now:
         next_due = next_time(schedule, scene.now)  # what it was, unless the schedule has changed
     elif scene.now >= next_due:
-        begun, actions = _due(scene, schedule, runs, next_due)
-        runs, next_due = begun, next_time(schedule, scene.now)
+        runs, next_due = _due(schedule, runs, next_due), next_time(schedule, scene.now)
     kept = _kept(runs, schedule.keep)
-    return JobAdvance(kept, next_due, (*actions, *_made(scene, kept), *_cleared(scene, kept)))
+    return JobAdvance(kept, next_due, (*_made(scene, kept), *_cleared(scene, kept)))
 
 
 def _looked_at(scene: JobScene, run: Run) -> Run:
@@ -102,21 +100,14 @@ def _without_container(scene: JobScene, run: Run) -> Run:
     return run
 
 
-def _due(
-    scene: JobScene, schedule: Schedule, runs: tuple[Run, ...], due: float
-) -> tuple[tuple[Run, ...], list[Action]]:
-    going = [run for run in runs if not run.ended]
+def _due(schedule: Schedule, runs: tuple[Run, ...], due: float) -> tuple[Run, ...]:
+    """The runs with the one that is due; containers of replaced ones are cleared away as those of old runs are."""
+    going = {run.due_at for run in runs if not run.ended}
     if going and schedule.concurrency == "forbid":
-        skipped = Run(due_at=due, ended=True, note="skipped: the run before had not ended")
-        return (*runs, skipped), []
+        return (*runs, Run(due_at=due, ended=True, note="skipped: the run before had not ended"))
     if going and schedule.concurrency == "replace":
-        over = {run.due_at for run in going}
-        ended = tuple(_replaced(run) if run.due_at in over else run for run in runs)
-        removed: list[Action] = [
-            _remove(one, "the next run replaces it") for run in going for one in scene.have.get(slot_of(run), ())
-        ]
-        return (*ended, Run(due_at=due)), removed
-    return (*runs, Run(due_at=due)), []
+        runs = tuple(_replaced(run) if run.due_at in going else run for run in runs)
+    return (*runs, Run(due_at=due))
 
 
 def _replaced(run: Run) -> Run:
@@ -148,8 +139,3 @@ def _cleared(scene: JobScene, runs: tuple[Run, ...]) -> list[Action]:
         if slot not in known
         for one in many
     ]
-
-
-def run_container(app: App, key: str, service: Service, run: Run) -> str:
-    """The name of a run's container."""
-    return container_name(app.name, key, service, slot_of(run))

@@ -4,6 +4,7 @@ criterion    better is
 replace      the host of the container of the same Compose slot: its images and anonymous volumes are there
 data         fewer volumes to be brought from elsewhere, where volumes may be moved for a container
 wish         more soft constraints and affinities met
+zone         fewer containers of the same family in its zone, where `drover.spread` names a label for zones
 family       fewer containers of the same Compose service, or of the same name but for a trailing number
 containers   fewer containers that hold resources
 image        a host that has the image (so an image never makes a spread uneven)
@@ -19,9 +20,10 @@ from heapq import nsmallest
 
 import msgspec
 
-from drover.decide.fit import Question, fact
+from drover.decide.fit import CROWD, Question, fact
 from drover.decide.sentences import count, size
 from drover.decide.views import HostView
+from drover.model.apps import SPREAD_LABEL
 
 Measure = Callable[[HostView, Question], int]
 """Smaller is better."""
@@ -114,6 +116,16 @@ def _says_unmet(view: HostView, asked: Question) -> str:
     return f"leaves {count(unmet, 'soft constraint')} unmet" if unmet else "meets every soft constraint"
 
 
+def _zone(view: HostView, asked: Question) -> int:
+    return asked.crowds.get(view.name, 0)
+
+
+def _says_zone(view: HostView, asked: Question) -> str:
+    keys = asked.wanted.spec.labels.get(SPREAD_LABEL, "")
+    told = ", ".join(f"{key} {fact(view, key) or '(none)'}" for key in keys.split(";"))
+    return f"is in {told}, which has {_zone(view, asked) % CROWD} of {asked.family}"
+
+
 def _family(view: HostView, asked: Question) -> int:
     return view.families.get(asked.family, 0)
 
@@ -150,6 +162,7 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion("replace", _replace, _says_replace),
     Criterion("data", _data, _says_data),
     Criterion("wish", _unmet, _says_unmet),
+    Criterion("zone", _zone, _says_zone),
     Criterion("family", _family, _says_family),
     Criterion("containers", _containers, _says_containers),
     Criterion("image", _image, _says_image),

@@ -112,9 +112,8 @@ def _failure(scene: Scene, rollout: Rollout, slot: str, one: Instance | None) ->
     """Why a slot's new container counts as failed; empty if it does not."""
     if one is None:
         trouble = scene.troubles.get(slot)
-        blamed = trouble is not None and trouble.at >= rollout.started_at and slot not in scene.outdated
-        beside = trouble is not None and trouble.at >= rollout.started_at and scene.policy.order == "start-first"
-        return trouble.why if trouble is not None and (blamed or beside) else ""
+        ours = trouble is not None and trouble.version == scene.target.hash and trouble.at >= rollout.started_at
+        return trouble.why if trouble is not None and ours else ""
     if _is_settled(scene, rollout, slot):
         return ""
     found = verdict(scene.cluster, one)

@@ -182,7 +182,9 @@ def _networks(canonical: Mapping[str, Any], names: Mapping[str, str], app: str) 
     """The declared networks, and `default` where a service is on it."""
     declared = mapping(canonical.get("networks"), "networks")
     services = mapping(canonical.get("services"), "services").values()
-    unnamed = any(not one.get("networks") and not one.get("network_mode") for one in services)
+    unnamed = any(
+        "default" in (one.get("networks") or {"default": None}) and not one.get("network_mode") for one in services
+    )
     keys = [*declared, *(["default"] if unnamed and "default" not in declared else [])]
     return [
         _resource(names[key], mapping(declared.get(key), f"networks.{key}"), _network_body(app, key, declared.get(key)))

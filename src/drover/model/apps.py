@@ -142,8 +142,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why the last `tries` attempts at something failed."""
+    """Why the last `tries` attempts at something failed. `version`: the hash of the container that was to be made."""
 
     why: str
     tries: int = 1
     at: float = 0.0
+    version: str = ""
