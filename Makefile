@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both do all their own set-up.
 PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-.PHONY: setup check test lab demo bench docs conformance matrix clean
+.PHONY: setup check test lab demo bench faults docs conformance matrix clean
 
 setup: .venv/.done ## the virtual environment and the system packages
 	@tools/system-packages
@@ -42,6 +42,9 @@ docs: .venv/.done ## docs/reference.md, drawn from the code
 
 bench: setup ## the budgets, measured (root); QUICK=1: in five minutes
 	$(SUDO) $(PY) -m bench $(if $(QUICK),--quick)
+
+faults: setup ## hosts fail under load, ten times each, beside Swarm (root); ROUNDS=3: fewer; it goes on where it stopped
+	$(SUDO) $(PY) -m bench.faults $(if $(ROUNDS),--rounds $(ROUNDS))
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -42,6 +42,7 @@ def container_facts(
         engine_id=seen.engine_id,
         state=seen.state,
         exit_code=seen.exit_code,
+        oom=seen.oom,
         health=seen.health,
         error=seen.error,
         pid=seen.pid,

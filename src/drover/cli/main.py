@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "volume": ("drover.cli.volumes:volume", "List, inspect, change and move volumes."),
     "address": ("drover.cli.addresses:address", "List addresses of containers, and release those that are kept."),
     "why": ("drover.cli.status:why", "Say why a container is where it is."),
+    "events": (
+        "drover.cli.events:events",
+        "Show what happened in the cluster: hosts lost and back, moves, promotions, alarms.",
+    ),
     "doctor": ("drover.cli.doctor:doctor", "Compare what is with what should be."),
     "daemon": ("drover.cli.daemon:daemon", "Run this host's daemon in the foreground."),
     "lab": ("drover.cli.lab:lab", "Run many real Docker hosts on this one machine."),

@@ -38,12 +38,15 @@ from drover.api.adapters import adapter_routes
 from drover.api.addresses import address_routes
 from drover.api.apps import app_routes
 from drover.api.context import Context
+from drover.api.events import event_routes
 from drover.api.server import ApiServer
 from drover.api.volumes import volume_api_routes
 from drover.daemon.config import HostConfig, commit_bootstrap
 from drover.daemon.deployer import Deployer
 from drover.daemon.doctor import doctor_routes
 from drover.daemon.evacuation import Evacuator
+from drover.daemon.eventhooks import HookRunner
+from drover.daemon.eventlog import EventLog
 from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
@@ -112,14 +115,17 @@ class Daemon:
         self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
         self.evacuator = Evacuator(self.store, self.mirror, time.time)
         self.shutdown = HostShutdown(config.name, self.store, self.mirror, self.session, self.fence, time.time)
+        self.eventlog = EventLog(self.store, self.mirror, time.time)
         duties = [
             self._note_losses,
             self.recoverer.recover,
             self.evacuator.evacuate,
             self._keep_quorum,
             self._keep_networks,
+            self.eventlog.write,
         ]
         self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
+        self.event_hooks = HookRunner(self.store, self.mirror, self._leads, time.time)
         self.links = self._links(self._client_tls)
         self.gateway = Gateway(
             config.name, self.store, self.mirror, self.links, time.time, lambda: secrets.token_hex(32)
@@ -140,7 +146,7 @@ class Daemon:
             *app_routes(),
             *doctor,
         ]
-        routes += self.shutdown.routes()
+        routes += [*self.shutdown.routes(), *event_routes()]
         self.api = ApiServer(self._api_context(), routes)
 
     def _leads(self) -> bool:
@@ -192,6 +198,7 @@ class Daemon:
         await self._first_picture()
         self.fence.use(WatchdogLink(self.config.run, self.config.engine_socket))
         self.mirror.on_batch(self._on_batch)
+        self.eventlog.follow()
         tasks = [asyncio.create_task(work(), name=work.__qualname__) for work in self._works()]
         try:
             await self._open_doors()
@@ -219,6 +226,7 @@ class Daemon:
             self._follow_members,
             self._renew_certificate,
             self.shutdown.return_to_service,
+            self.event_hooks.run,
         ]
 
     async def _open_doors(self) -> None:

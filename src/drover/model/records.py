@@ -32,6 +32,8 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     deployments        application            leader     how far its rollouts are, and its jobs' last runs
     app_troubles       application            leader     what of it could not be done, and why
     files              application/file id    people     the content of a config or secret
+    events             revision-number        leader     what happened, in plain words; the last 1000
+    event_hooks        hook id                people     whom to tell of events, and how far that is (the leader's)
 
 On acceptance of a call the gateway writes for people and, with `decide.schedule`, in place of the leader, in one
 conditional commit. Times are seconds since the Unix epoch; they are shown, never compared to prove a death.
@@ -105,6 +107,11 @@ class HostFacts(Record, frozen=True):
     """Names (bridge, host, none) to this engine's ids of them."""
     volume_drivers: tuple[str, ...] = ()
     """What the host offers for volumes, its default first."""
+    disk_bytes: int = 0
+    disk_free_bytes: int = 0
+    """The file system of the engine's data; what is free is rounded down, so that it does not change all the time."""
+    disk_low: str = ""
+    """What is the matter with that file system, as a sentence; empty if there is room."""
     message: str = ""
     at: float = 0.0
 
@@ -175,6 +182,8 @@ class ContainerFacts(Record, frozen=True):
     engine_id: str = ""
     state: str = "missing"
     exit_code: int = 0
+    oom: bool = False
+    """Its last process was killed because it used more memory than it may."""
     health: str = ""
     error: str = ""
     pid: int = 0
@@ -475,6 +484,26 @@ class AppTroubles(Record, frozen=True):
     troubles: dict[str, Trouble] = {}
 
 
+class Event(Record, frozen=True):
+    """Something that happened, in plain words: `says` is a sentence about `subject` (a host's, container's or volume's
+    name); `at`: when it was noticed, in seconds since the Unix epoch."""
+
+    type: str
+    subject: str = ""
+    says: str = ""
+    at: float = 0.0
+
+
+class EventHook(Record, frozen=True):
+    """Whom to tell of events: a URL or a command. `types`: globs, none for all; `cursor`: the last event dealt with."""
+
+    id: str
+    url: str = ""
+    command: str = ""
+    types: tuple[str, ...] = ()
+    cursor: str = ""
+
+
 TABLES: dict[str, type[Record]] = {
     "hosts": Host,
     "alive": Alive,
@@ -504,6 +533,8 @@ TABLES: dict[str, type[Record]] = {
     "deployments": Deployment,
     "app_troubles": AppTroubles,
     "files": AppFile,
+    "events": Event,
+    "event_hooks": EventHook,
 }
 
 

@@ -31,6 +31,7 @@ class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     state: str
     exit_code: int = 0
+    oom: bool = False
     health: str = ""
     error: str = ""
     pid: int = 0

@@ -36,6 +36,7 @@ def seen_container(detail: Mapping[str, Any]) -> SeenContainer:
         epoch=_number(labels.get(EPOCH_LABEL, "")),
         state=state["Status"],
         exit_code=state.get("ExitCode", 0),
+        oom=state.get("OOMKilled", False),
         health=(state.get("Health") or {}).get("Status", ""),
         error=state.get("Error", ""),
         pid=state.get("Pid", 0),
