@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from network_contract import FEWER, OTHER, TABLES, UNDERLAY, A, B, C, NetworkContract, network, remotes
 from pyroute2 import netns
 
+from drover.decide.parking import Parked
 from drover.drivers.network.linux import LinuxNetwork
 
 pytestmark = pytest.mark.lab
@@ -73,6 +75,93 @@ async def test_a_damaged_table_is_repaired_by_the_next_change_or_look(driver: Li
     sh("nft delete table ip drover")
     await driver.set_services(FEWER)
     assert await driver.doubts(FEWER) == []
+
+
+CONTAINER = "10.77.0.9"
+CONNECTING = """
+import socket, sys
+client = socket.create_connection(("10.77.0.9", 80), 30)
+print(client.recv(9).decode(), flush=True)
+"""
+LISTENING = """
+import socket
+server = socket.create_server(("10.77.0.9", 80))
+print("ready", flush=True)
+while True:
+    server.accept()[0].sendall(b"hello")
+"""
+
+
+def python_in(namespace: str, program: str) -> subprocess.Popen[str]:
+    command = ["ip", "netns", "exec", namespace, sys.executable, "-c", program]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def container(sh: Shell) -> Iterator[str]:
+    """A namespace behind the bridge dv77 in which somebody listens; its name."""
+    name = f"{sh.namespace}-c"  # type: ignore[attr-defined]
+    netns.create(name)
+    sh("ip link add dv77 type bridge forward_delay 0; ip addr add 10.77.0.1/24 dev dv77; ip link set dv77 up")
+    sh(f"ip link add v0 type veth peer name e0 netns {name}; ip link set v0 master dv77 up")
+    subprocess.run(
+        ["ip", "netns", "exec", name, "sh", "-ec", f"ip addr add {CONTAINER}/24 dev e0; ip link set e0 up"], check=True
+    )
+    server = python_in(name, LISTENING)
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        yield name
+    finally:
+        server.kill()
+        server.communicate()
+        netns.remove(name)
+
+
+async def held(driver: LinuxNetwork, count: int) -> None:
+    """Wait until so many attempts are held back."""
+    async with asyncio.timeout(20):
+        while True:
+            if driver.held_connections == count:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_new_connection_is_parked_and_let_go(driver: LinuxNetwork, sh: Shell, container: str) -> None:
+    await driver.park({Parked("dv77", CONTAINER), Parked("dv77", "10.77.0.10")})
+    client = python_in(sh.namespace, CONNECTING)  # type: ignore[attr-defined]
+    await held(driver, 1)
+    await driver.park({Parked("dv77", CONTAINER)})
+    assert (driver.held_connections, client.poll()) == (1, None)
+    await driver.park([])
+    assert (await asyncio.to_thread(client.communicate))[0] == "hello\n"
+    assert driver.held_connections == 0
+    assert "NFQUEUE" not in sh("iptables -t mangle -S")
+
+
+async def test_parking_that_a_dead_daemon_has_left_lets_pass_and_goes(sh: Shell, container: str) -> None:
+    died = LinuxNetwork()
+    first_used_in(sh.namespace, died)  # type: ignore[attr-defined]
+    await died.park({Parked("dv77", CONTAINER)})
+    await died.close()
+    client = python_in(sh.namespace, CONNECTING)  # type: ignore[attr-defined]
+    assert (await asyncio.to_thread(client.communicate))[0] == "hello\n"
+    new = LinuxNetwork()
+    first_used_in(sh.namespace, new)  # type: ignore[attr-defined]
+    await new.park([])
+    assert "NFQUEUE" not in sh("iptables -t mangle -S")
+    await new.purge()
+    assert "DROVER" not in sh("iptables -t mangle -S")
+    await new.close()
+
+
+async def test_nobody_is_parked_for_ever(
+    driver: LinuxNetwork, sh: Shell, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drover.drivers.network.parking.LIMIT_S", 0.5)
+    await driver.park({Parked("dv77", CONTAINER)})
+    client = python_in(sh.namespace, CONNECTING)  # type: ignore[attr-defined]
+    assert (await asyncio.to_thread(client.communicate))[0] == "hello\n"
 
 
 async def test_others_tables_are_left_alone(driver: LinuxNetwork, sh: Shell) -> None:

@@ -14,10 +14,13 @@ from contextlib import asynccontextmanager
 
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
+from drover.agent.belongings import AskedPart
 from drover.agent.volumes import Incoming, Wanted
 from drover.decide import moves
 from drover.drivers.engine.fake import FakeEngine
+from drover.drivers.engine.fake_container import FakeContainer
 from drover.drivers.engine.fake_images import make_image
+from drover.drivers.insides.fake import FakeInsides
 from drover.drivers.network.fake import FakeNetwork
 from drover.drivers.volumes.catalog import Catalog
 from drover.drivers.volumes.fake import FakeVolumes
@@ -49,6 +52,7 @@ class SimHost:
         self.engine = FakeEngine(seed=name)
         self.image = self.engine.images.add(make_image([b"base"]), "busybox:latest")
         self.disk = FakeVolumes()
+        self.insides = FakeInsides()
         self.store: MemoryStore = world.shared.client()
         self.mirror = Mirror(self.store)
         self.linked = True
@@ -57,7 +61,8 @@ class SimHost:
     async def start(self) -> None:
         await self.mirror.start()
         catalog = Catalog({"fake": self.disk})
-        drivers = Drivers(self.engine, FakeNetwork("10.0.0.1"), catalog, NoImages(), Streams(self))
+        streams = Streams(self)
+        drivers = Drivers(self.engine, FakeNetwork("10.0.0.1"), catalog, NoImages(), streams, streams, self.insides)
         self.agent = Agent(self.name, self.mirror, self.store, drivers, clock.wall_now)
         self.task = asyncio.create_task(self.agent.run())
 
@@ -67,9 +72,25 @@ class SimHost:
         await asyncio.gather(self.task, return_exceptions=True)
         self.task = None
 
-    def runs(self) -> bool:
+    def running(self) -> FakeContainer | None:
+        """The engine's container, while it runs."""
         found = [one for one in self.engine._containers.values() if one.labels.get("drover.id") == CID]
-        return any(one.state == "running" for one in found)
+        return next((one for one in found if one.state == "running"), None)
+
+    def layer(self) -> dict[str, str]:
+        """The running container's writable layer, and its log."""
+        container = self.running()
+        if container is None:
+            return {}
+        place = container.own_files().layer
+        return self.insides.read(place) | self.insides.read(place, "log")
+
+    def write_layer(self, number: int) -> None:
+        container = self.running()
+        assert container is not None
+        place = container.own_files().layer
+        self.insides.write(place, "count", str(number))
+        self.insides.write(place, "log", str(number), "log")
 
 
 class Streams:
@@ -83,6 +104,13 @@ class Streams:
         other = self._host.world.hosts[host]
         self._check(other)
         given = await other.agent.actor.keeper.give(wanted, have)
+        yield Incoming(given.snapshot, self._pieces(other, given.pieces), given.at)
+
+    @asynccontextmanager
+    async def open_part(self, host: str, asked: AskedPart, have: bytes) -> AsyncIterator[Incoming]:
+        other = self._host.world.hosts[host]
+        self._check(other)
+        given = await other.agent.actor.belongings.give(asked, have)
         yield Incoming(given.snapshot, self._pieces(other, given.pieces), given.at)
 
     async def _pieces(self, other: SimHost, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -170,12 +198,13 @@ class MoveWorld:
         """The process in the container, and the judge of P1, for ever."""
         while True:
             live = [host.name for host in self.hosts.values() if "data" in host.disk.present]
-            running = [host.name for host in self.hosts.values() if host.runs()]
+            running = [host.name for host in self.hosts.values() if host.running()]
             if len(live) > 1 or len(running) > 1 or not set(running) <= set(live):
                 self.broken.append(f"live on {live}, running on {running}")
             for name in set(running) & set(live):
                 self.acknowledged += 1
                 self.hosts[name].disk.write("data", "count", str(self.acknowledged))
+                self.hosts[name].write_layer(self.acknowledged)
             await asyncio.sleep(0.03)
 
     def where(self) -> str:
@@ -184,9 +213,10 @@ class MoveWorld:
     def check(self) -> None:
         """P1 held throughout, and the last acknowledged write is where the container runs."""
         assert self.broken == []
-        assert [host.name for host in self.hosts.values() if host.runs()] == [self.where()]
+        assert [host.name for host in self.hosts.values() if host.running()] == [self.where()]
         assert self.cluster.volumes["data"].host == self.where()
         assert self.hosts[self.where()].disk.read("data")["count"] == str(self.acknowledged)
+        assert self.hosts[self.where()].layer() == {"count": str(self.acknowledged), "log": str(self.acknowledged)}
         assert self.acknowledged > 0
 
 
@@ -199,7 +229,7 @@ def on_virtual_time(
         world = MoveWorld()
         await world.start()
         for host in world.hosts.values():
-            host.disk.slow_s = host.engine.slow_s = slow_s
+            host.disk.slow_s = host.insides.slow_s = host.engine.slow_s = slow_s
         await world.run_container(anonymous=anonymous)
         judge = asyncio.create_task(world.write_and_watch())
         await asyncio.sleep(0.1)

@@ -9,9 +9,11 @@ import pytest
 
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
+from drover.agent.belongings import AskedPart
 from drover.agent.volumes import Incoming, Wanted
 from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.fake_images import make_image
+from drover.drivers.insides.fake import FakeInsides
 from drover.drivers.network.fake import FakeNetwork
 from drover.drivers.volumes.catalog import Catalog
 from drover.drivers.volumes.fake import FakeVolumes
@@ -50,6 +52,11 @@ class NoVolumes:
         raise Unavailable(f"host {host} cannot be reached")
         yield Incoming("", aiter(()))
 
+    @asynccontextmanager
+    async def open_part(self, host: str, asked: AskedPart, have: bytes) -> AsyncIterator[Incoming]:
+        raise Unavailable(f"host {host} cannot be reached")
+        yield Incoming("", aiter(()))
+
 
 class World:
     """One host: store, mirror, engine, agent."""
@@ -72,7 +79,9 @@ class World:
 
     async def start_agent(self) -> None:
         catalog = Catalog({"fake": self.volumes})
-        drivers = Drivers(self.engine, FakeNetwork("10.0.0.1"), catalog, self.images, NoVolumes())
+        drivers = Drivers(
+            self.engine, FakeNetwork("10.0.0.1"), catalog, self.images, NoVolumes(), NoVolumes(), FakeInsides()
+        )
         self.agent = Agent("h1", self.mirror, self.store, drivers, clock.wall_now)
         self.task = asyncio.create_task(self.agent.run())
 

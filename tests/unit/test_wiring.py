@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from drover.decide import names, tables
 from drover.decide.overlay import DEFAULT_NETWORK
@@ -97,6 +98,18 @@ def _virtual(service: str, network: str, last: int) -> Command:
     return lambda _: [put(r.key("service_addresses", record.ip), record)]
 
 
+def _move(container: str, phase: r.Phase) -> Command:
+    """The record of a move, of a container that wants to run."""
+    record = r.Move(source="h1", target="h2", container=container, phase=phase)
+
+    def changes(cluster: Cluster) -> list[Change]:
+        known = cluster.containers.get(container)
+        wanting = [put(r.key("containers", container), replace(known, desired="running"))] if known else []
+        return [*wanting, put(r.key("moves", container), record)]
+
+    return changes
+
+
 def _removal(number: int) -> Command:
     """The removal of one of the records that are there."""
     return lambda cluster: (
@@ -109,6 +122,7 @@ _networks = _of(tuple(NETWORKS))
 _containers = _of(CONTAINERS)
 _services = _of(("", *SERVICES))
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
+    st.builds(_move, _containers, _of(("copying", "stopping", "handed", "done"))),
     st.builds(_host, _of(HOSTS), st.integers(1, 2)),
     st.builds(_network, _networks, _of((0, 4096, 4097)), st.booleans()),
     st.builds(

@@ -16,22 +16,26 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
+import structlog
 
+from drover.agent.belongings import Belongings, PartSource
 from drover.agent.endpoints import Endpoints
 from drover.agent.fence import Fence
 from drover.agent.files import ContainerFiles
-from drover.agent.moves import Mover, without_copying
+from drover.agent.moves import Mover, Sources, without_copying
 from drover.agent.report import Reporter, container_facts
 from drover.agent.view import View
 from drover.agent.volumes import ASIDE, VolumeKeeper, VolumeSource
 from drover.decide import overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of
+from drover.decide.parking import parked
 from drover.decide.removal import container_removal
 from drover.decide.tables import host_networks, networks_everywhere
 from drover.drivers.engine.port import Engine, SeenContainer
 from drover.drivers.engine.read import fixed_addresses
 from drover.drivers.engine.translate import engine_body
+from drover.drivers.insides.port import Insides
 from drover.drivers.network.port import NetworkDriver
 from drover.drivers.volumes.catalog import Catalog
 from drover.errors import DroverError
@@ -40,6 +44,8 @@ from drover.model.cluster import Cluster, delete
 from drover.model.spec import parse_spec
 from drover.store.mirror import Mirror
 from drover.store.port import CommitConflict
+
+log = structlog.get_logger()
 
 READ_YOUR_WRITES_S = 5.0
 
@@ -60,6 +66,8 @@ class Drivers(msgspec.Struct, frozen=True):
     volumes: Catalog
     images: ImageMover
     volume_source: VolumeSource
+    part_source: PartSource
+    insides: Insides
     files: ContainerFiles | None = None
     """Where configs and secrets are kept; None: nowhere, and containers that use some get none."""
 
@@ -84,7 +92,9 @@ class Actor:
         engine, catalog = drivers.engine, drivers.volumes
         self._endpoints = Endpoints(mirror, view, engine)
         self.keeper = VolumeKeeper(host, mirror, view, reporter, engine, catalog, now)
-        self.mover = Mover(host, mirror, view, reporter, engine, self.keeper, drivers.volume_source, self, now)
+        self.belongings = Belongings(host, mirror, view, engine, drivers.insides, drivers.part_source, now)
+        sources = Sources(self.keeper, drivers.volume_source, self.belongings)
+        self.mover = Mover(host, mirror, view, reporter, engine, sources, self, now)
 
     @property
     def _cluster(self) -> Cluster:
@@ -271,6 +281,13 @@ class Actor:
         body = without_copying(await self._engine_body(record, epoch), parse_spec(record.body).volume_names)
         await self._make(record, epoch, body)
         await self._endpoints.complete(record)
+
+    async def park(self) -> None:
+        """Hold back new connections as the records ask now; a move goes on where that cannot be done."""
+        try:
+            await self._drivers.network.park(parked(self._cluster, self._host))
+        except DroverError as error:
+            log.warning("new connections are not held back during a move", error=error.message)
 
     async def look(self, container: str) -> None:
         """Look at a container again, and report."""

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
 
+from drover.agent.belongings import RUNNING, Belongings, carried
 from drover.agent.report import Reporter
 from drover.agent.view import View
 from drover.agent.volumes import VolumeKeeper, VolumeSource, Wanted, bind_options
@@ -28,11 +29,10 @@ from drover.decide import moves
 from drover.decide.converge import answer_of
 from drover.decide.replicas import first_base
 from drover.decide.sentences import size
-from drover.drivers.engine.port import Engine, SeenContainer
-from drover.errors import Conflict, DroverError, Unavailable
+from drover.drivers.engine.port import Engine
+from drover.errors import DroverError, Unavailable
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
-from drover.model.spec import parse_spec
 from drover.store.mirror import Mirror
 from drover.store.port import CommitConflict
 
@@ -45,7 +45,6 @@ TRIES = 5
 RETRY_S = 0.5
 PROGRESS_EVERY_S = 0.5
 READ_YOUR_WRITES_S = 5.0
-RUNNING = ("running", "restarting", "paused")
 
 
 class Containers(Protocol):
@@ -63,6 +62,18 @@ class Containers(Protocol):
         """Look at the container again, and report."""
         ...
 
+    async def park(self) -> None:
+        """Hold back new connections to what stands still, as the records have it now."""
+        ...
+
+
+class Sources(NamedTuple):
+    """What moves, on this host and from others."""
+
+    keeper: VolumeKeeper
+    volumes: VolumeSource
+    belongings: Belongings
+
 
 class Mover:
     def __init__(
@@ -72,8 +83,7 @@ class Mover:
         view: View,
         reporter: Reporter,
         engine: Engine,
-        keeper: VolumeKeeper,
-        source: VolumeSource,
+        sources: Sources,
         containers: Containers,
         now: Callable[[], float],
     ) -> None:
@@ -82,11 +92,11 @@ class Mover:
         self._view = view
         self._reporter = reporter
         self._engine = engine
-        self._keeper = keeper
-        self._source = source
+        self._keeper, self._source, self._belongings = sources
         self._containers = containers
         self._now = now
         self._was_running: dict[str, bool] = {}
+        self._listened: dict[str, tuple[int, ...]] = {}
         self._made_from: dict[str, r.Container] = {}
 
     @property
@@ -107,17 +117,17 @@ class Mover:
     # -- target ----------------------------------------------------------------------------------------------------
 
     async def copy_rounds(self, key: str) -> None:
-        """Copy until the rest is small, make the engine's container, and let the source stop."""
+        """Make the engine's container, copy until the rest is small, and let the source stop."""
         move = self._cluster.moves[key]
         tally = _Tally(self._host, key, move, self._reporter)
         try:
-            await self._rounds(key, move, tally)
             if move.container:
                 await self._prepare(move)
+            await self._rounds(key, move, tally)
         except DroverError as error:
             await self.abort(key, error.message)
             return
-        await self._commit(moves.passed(self._cluster, key, "stopping"))
+        await self._commit(moves.passed(self._cluster, key, "stopping", stopping_at=self._now()))
 
     async def _rounds(self, key: str, move: r.Move, tally: _Tally) -> None:
         loop = asyncio.get_running_loop()
@@ -130,6 +140,8 @@ class Mover:
             tally.begin_round(number, lambda: self._size_bytes(move))
             for volume in move.volumes:
                 await self._pull(key, move, volume, "", tally)
+            for part in carried(move):
+                await self._pull_part(key, move, part, tally)
             took_s = loop.time() - begin
             if not self._still(key, move) or (number >= MIN_ROUNDS and (took_s < SMALL_S or took_s > before_s * 0.8)):
                 return
@@ -146,22 +158,29 @@ class Mover:
         return now is not None and (now.number, now.phase) == (move.number, move.phase)
 
     async def _pull(self, key: str, move: r.Move, volume: str, snapshot: str, tally: _Tally) -> None:
-        """One volume's snapshot (empty: a new one). A broken stream is tried again; then raises what broke it."""
+        """One volume's snapshot (empty: a new one)."""
+        wanted = Wanted(
+            volume=volume,
+            epoch=self._keeper.record(volume).epoch,
+            snapshot=snapshot,
+            limit_bytes_s=move.limit_bytes_s,
+            compress=move.compress,
+        )
+        await self._tried(key, move, lambda: self._keeper.receive(self._source, move.source, wanted, tally.add))
+
+    async def _pull_part(self, key: str, move: r.Move, part: r.Part, tally: _Tally) -> None:
+        await self._tried(key, move, lambda: self._belongings.pull(move, part, tally.add))
+
+    async def _tried(self, key: str, move: r.Move, pull: Callable[[], Awaitable[None]]) -> None:
+        """Pull. A broken stream is tried again; then raises what broke it."""
         for left in reversed(range(TRIES)):
-            wanted = Wanted(
-                volume=volume,
-                epoch=self._keeper.record(volume).epoch,
-                snapshot=snapshot,
-                limit_bytes_s=move.limit_bytes_s,
-                compress=move.compress,
-            )
             try:
-                await self._keeper.receive(self._source, move.source, wanted, tally.add)
+                await pull()
                 return
             except Unavailable as error:
                 if not left or not self._still(key, move):
                     raise
-                log.warning("copying a volume was interrupted", volume=volume, error=error.message, tries_left=left)
+                log.warning("copying was interrupted", move=key, error=error.message, tries_left=left)
                 await asyncio.sleep(RETRY_S)
 
     async def _prepare(self, move: r.Move) -> None:
@@ -185,29 +204,46 @@ class Mover:
         self._made_from.pop(container, None)
 
     async def take_over(self, key: str) -> None:
-        """Copy what came last, then pass all claims in one commit."""
+        """Copy what came last and put it in its place, then pass all claims in one commit."""
         move = self._cluster.moves[key]
         tally = _Tally(self._host, key, move, self._reporter)
         tally.begin_last()
         try:
-            for volume, snapshot in move.final.items():
-                await self._pull(key, move, volume, snapshot, tally)
+            if self._is_outdated(move):
+                await self._prepare(move)
+            await self._pull_last(key, move, tally)
+            if move.container:
+                await self._belongings.install(move)
         except DroverError as error:
             await self.abort(key, error.message)
             return
         tally.report("")
-        await self._drop_outdated(move.container)
+        if self._is_outdated(move):
+            return  # it is made again, and taken over then
+        await self._containers.park()
         commit = moves.hand_over(self._cluster, key, self._now())
         if commit is not None and move.container in self._cluster.containers:
             commit = self._with_answer(commit, move)
         if not await self._commit(commit) and commit is not None:
             log.info("a hand-over is decided again: the records changed meanwhile", move=key)
 
-    async def _drop_outdated(self, container: str) -> None:
-        """A container that was renamed, updated or connected since it was made here is made again, as it is now."""
-        made, record = self._made_from.get(container), self._cluster.containers.get(container)
-        if made is not None and record is not None and _what(made) != _what(record):
-            await self._drop_prepared(container)
+    async def _pull_last(self, key: str, move: r.Move, tally: _Tally) -> None:
+        """What came last of everything, at the same time: the container stands still. Raises the first error."""
+        pulls = [self._pull(key, move, volume, snapshot, tally) for volume, snapshot in move.final.items()]
+        pulls += [self._pull_part(key, move, part, tally) for part in carried(move)]
+        ended = await asyncio.gather(*pulls, return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
+
+    def _is_outdated(self, move: r.Move) -> bool:
+        """Whether the container was renamed, updated or connected since it was made here, or is not here: it is made
+        again then, as it is now."""
+        record = self._cluster.containers.get(move.container)
+        if record is None:
+            return False
+        made = self._made_from.get(move.container, record)
+        return _what(made) != _what(record) or move.container not in self._view.containers
 
     def _with_answer(self, commit: moves.Commit, move: r.Move) -> moves.Commit:
         """The orders that the source has answered are not performed again: its last answer becomes ours."""
@@ -228,7 +264,11 @@ class Mover:
         return moves.Commit((*commit.changes, put(facts_key, facts)), commit.expect)
 
     async def finish(self, key: str) -> None:
+        """The container has been started: its clients are let in when it is ready for them."""
         self._made_from.pop(key, None)
+        move = self._cluster.moves[key]
+        if move.container:
+            await self._belongings.settle(move)
         await self._commit(moves.passed(self._cluster, key, "done", ended_at=self._now()))
 
     # -- source ----------------------------------------------------------------------------------------------------
@@ -237,6 +277,7 @@ class Mover:
         """Stop the container and set its volumes aside: from here on nobody writes them."""
         move = self._cluster.moves[key]
         try:
+            await self._containers.park()
             running = await self._stopped(move) if move.container else False
             final = {volume: await self._keeper.set_aside(volume) for volume in move.volumes}
         except Unavailable:
@@ -244,8 +285,10 @@ class Mover:
         except DroverError as error:
             await self.abort(key, error.message)
             return
+        ports = self._listened.pop(key, ())
+        now = self._now()
         await self._commit(
-            moves.passed(self._cluster, key, "stopped", final=final, running=running, stopped_at=self._now())
+            moves.passed(self._cluster, key, "stopped", final=final, running=running, listening=ports, stopped_at=now)
         )
 
     async def _stopped(self, move: r.Move) -> bool:
@@ -253,27 +296,18 @@ class Mover:
         seen = self._view.containers.get(move.container)
         if seen is None:
             return self._cluster.containers[move.container].desired == "running"
-        self._refuse_left_behind(move, seen)
+        self._belongings.refuse_left_behind(move, seen)
         if seen.state not in RUNNING:
             return self._was_running.get(move.container, seen.state != "created")
         self._was_running[move.container] = True
         self._view.stopped_for_move.add(seen.engine_id)
         query = f"t={move.grace_s}" if move.grace_s >= 0 else ""
+        self._listened[move.container] = await self._belongings.listening(move.container)
         status, text = await self._engine.order(seen.engine_id, "stop", query)
         if status >= 400:
             raise DroverError(f"the container cannot be stopped: {text}")
         await self._containers.look(move.container)
         return True
-
-    def _refuse_left_behind(self, move: r.Move, seen: SeenContainer) -> None:
-        """Nothing is silently destroyed: an anonymous volume would stay here and go with the old container."""
-        known = {*move.volumes, *parse_spec(self._cluster.containers[move.container].body).volume_names}
-        left = [name for name in seen.volumes if name not in known]
-        if left:
-            raise Conflict(
-                f"container {seen.name} has {len(left)} anonymous volume(s) ({left[0][:12]}…), which would be lost",
-                hint="give the path a named volume: docker run -v NAME:/path …",
-            )
 
     async def restore(self, key: str) -> None:
         """After an abort: the volumes' live sets again, in the same epoch, and the container as it was."""
@@ -282,19 +316,24 @@ class Mover:
             volume = self._cluster.volumes.get(name)
             if volume is not None and volume.host == self._host and not volume.removed:
                 await self._keeper.put_back(name)
-        await self._restart(move)
+        if await self._restart(move):
+            ports = self._listened.pop(key, move.listening)
+            await self._belongings.settle(msgspec.structs.replace(move, listening=ports, running=True))
         await self._commit(moves.passed(self._cluster, key, "aborted", ended_at=self._now()))
 
-    async def _restart(self, move: r.Move) -> None:
+    async def _restart(self, move: r.Move) -> bool:
+        """Start the container again if the move has stopped it; whether it has."""
         record, seen = self._cluster.containers.get(move.container), self._view.containers.get(move.container)
         stopped_by_us = self._was_running.pop(move.container, move.running)
         if record is None or seen is None or record.desired != "running" or seen.state in RUNNING:
-            return
-        if stopped_by_us and self._cluster.host_of(move.container) == self._host:
-            status, text = await self._containers.start_engine(seen.engine_id, "start")
-            await self._containers.look(move.container)
-            if status >= 400:
-                raise DroverError(f"the container cannot be started again: {text}")
+            return False
+        if not stopped_by_us or self._cluster.host_of(move.container) != self._host:
+            return False
+        status, text = await self._containers.start_engine(seen.engine_id, "start")
+        await self._containers.look(move.container)
+        if status >= 400:
+            raise DroverError(f"the container cannot be started again: {text}")
+        return True
 
     # -- both --------------------------------------------------------------------------------------------------------
 

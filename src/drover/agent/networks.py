@@ -4,8 +4,8 @@ When an address moves, each host rewrites one forwarding entry on the same store
 virtual addresses follow the facts: a container is resolvable, and sent to, while it runs. Nothing is undone when the
 daemon stops: traffic goes on, and the next daemon starts from what the kernel has.
 
-    each pass, on a change                  peers, networks, entries, names, tables, in this order; only what is
-                                            another object than in the pass before (`decide.wiring`)
+    each pass, on a change                  peers, networks, entries, names, tables, parking, in this order; only what
+                                            is another object than in the pass before (`decide.wiring`)
     every VERIFY_S, and after a failure     the same, reading the kernel first; networks nobody needs go
 """
 
@@ -20,6 +20,7 @@ import structlog
 from drover.decide import overlay, tables
 from drover.decide.converge import networks_used
 from drover.decide.doctor import record_doubts
+from drover.decide.parking import Parked, parked
 from drover.decide.tables import Tables
 from drover.decide.wiring import Names, Starts, Wiring, Zone, follow
 from drover.drivers.network.port import NetworkDriver, SeenNetwork
@@ -32,7 +33,7 @@ from drover.store.waking import woken
 log = structlog.get_logger()
 
 FOLLOWED = frozenset(("addresses", "placements", "hosts", "networks", "containers", "container_facts"))
-FOLLOWED |= {"network_facts", "ports", "service_addresses", "alive"}
+FOLLOWED |= {"network_facts", "ports", "service_addresses", "alive", "moves"}
 VERIFY_S = 30.0
 RETRY_S = 1.0
 
@@ -76,6 +77,7 @@ class NetworkKeeper:
         self._tables: Tables | None = None
         self._started: Mapping[str, Starts] = {}
         self._peers: frozenset[str] = frozenset()
+        self._parks = False
         self._mtu_bytes = 0
         self._verified_at = float("-inf")
 
@@ -114,6 +116,7 @@ class NetworkKeeper:
         cluster = self._mirror.cluster
         if self._host not in cluster.hosts:
             return
+        before = parked(cluster, self._host)
         peers = overlay.peers(cluster, self._host)
         if peers != self._peers or verify:
             await self._driver.set_peers(peers)
@@ -123,6 +126,7 @@ class NetworkKeeper:
             await self._keep(network, real, wiring.zones[network], verify)
         await self._balance(wiring.tables, verify)
         await self._turn(wiring)
+        await self._park(before, verify)
         for network in set(self._served) - set(wiring.networks):
             await self._responder.stop(network)
             del self._served[network]
@@ -149,6 +153,14 @@ class NetworkKeeper:
         if wanted is not self._tables or verify:
             await self._driver.set_services(wanted, verify=verify)
             self._tables = wanted
+
+    async def _park(self, before: frozenset[Parked], verify: bool) -> None:
+        """Let go only what was free already when this pass began: the entries are right for that. A mover parks by
+        itself, as it cannot wait for a pass (`agent.moves`)."""
+        held = before | parked(self._mirror.cluster, self._host)
+        if held or self._parks or verify:
+            await self._driver.park(held)
+        self._parks = bool(held)
 
     async def _turn(self, wiring: Wiring) -> None:
         """A container that started has a new port on its bridge."""

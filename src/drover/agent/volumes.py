@@ -395,13 +395,14 @@ async def _received(
     counted: Callable[[int], None],
 ) -> float:
     """Receive one snapshot; as of when the copy is equal to the live set, by the giving host's clock."""
-    async with source.open(host, wanted, have) as incoming, aclosing(_told(incoming.pieces, counted)) as pieces:
+    async with source.open(host, wanted, have) as incoming, aclosing(told(incoming.pieces, counted)) as pieces:
         if incoming.snapshot:
             await driver.receive(wanted.volume, incoming.snapshot, pieces)
         return incoming.at
 
 
-async def _told(pieces: AsyncIterator[bytes], counted: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+async def told(pieces: AsyncIterator[bytes], counted: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+    """The pieces; `counted` is told the bytes of each."""
     async for piece in pieces:
         counted(len(piece))
         yield piece

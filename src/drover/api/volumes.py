@@ -33,11 +33,12 @@ from drover.model.volume_options import VolumeOptions, parse_options
 
 
 class MoveBody(msgspec.Struct, frozen=True):
-    """`limit_bytes_s` 0: as fast as it goes."""
+    """`limit_bytes_s` 0: as fast as it goes. `leave`: what of a container's own files stays behind."""
 
     target: str
     limit_bytes_s: int = 0
     compress: bool = False
+    leave: tuple[r.Part, ...] = ()
 
 
 class OptionsBody(msgspec.Struct, frozen=True):
@@ -150,7 +151,7 @@ async def _asked(request: web.Request) -> moves.Asked:
     body = await body_of(request, MoveBody)
     if body.limit_bytes_s < 0:
         raise Invalid("a bandwidth limit below nothing", hint="0 means none")
-    return moves.Asked(target=body.target, limit_bytes_s=body.limit_bytes_s, compress=body.compress)
+    return moves.Asked(target=body.target, limit_bytes_s=body.limit_bytes_s, compress=body.compress, leave=body.leave)
 
 
 async def _begin(request: web.Request, begin: Callable[[Cluster, float], moves.Commit]) -> web.Response:
@@ -197,7 +198,9 @@ def move_view(cluster: Cluster, key: str, move: r.Move) -> dict[str, Any]:
         "name": container.name if container else ", ".join(move.volumes),
         **{field: getattr(move, field) for field in ("container", "source", "target", "number", "phase", "why")},
         "volumes": list(move.volumes),
+        "leave": list(move.leave),
         "started_at": move.started_at,
+        "stopping_at": move.stopping_at,
         "stopped_at": move.stopped_at,
         "handed_at": move.handed_at,
         "ended_at": move.ended_at,

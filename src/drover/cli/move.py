@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -35,25 +36,37 @@ def move_options(command: Any) -> Any:
 @click.command()
 @click.argument("container")
 @move_options
+@click.option("--without-layer", is_flag=True, help="Leave behind what it wrote outside its volumes.")
+@click.option("--without-log", is_flag=True, help="Leave its log behind.")
 @click.pass_context
-def move(ctx: click.Context, /, container: str, **options: Any) -> None:
+def move(ctx: click.Context, /, container: str, without_layer: bool, without_log: bool, **options: Any) -> None:
     """Move a container, with its volumes, to another host.
 
     Data is copied while the container runs; then it stops, the rest is copied, and it starts on the other host under
-    its address. Ctrl-C before the hand-over leaves it running where it was.
+    its address. What it wrote outside its volumes and its log go along. New connections to it wait meanwhile. Ctrl-C
+    before the hand-over leaves it running where it was.
 
     \b
     Example:
       drover move db --to h2
     """
-    start_and_follow(client(ctx), f"/containers/{segment(container)}/move", **options)
+    leave = [part for part, left in (("layer", without_layer), ("log", without_log)) if left]
+    start_and_follow(client(ctx), f"/containers/{segment(container)}/move", leave=leave, **options)
 
 
 def start_and_follow(
-    daemon: Client, path: str, *, target: str, limit_mib_s: float, compress: bool, detach: bool, as_json: bool
+    daemon: Client,
+    path: str,
+    *,
+    target: str,
+    limit_mib_s: float,
+    compress: bool,
+    detach: bool,
+    as_json: bool,
+    leave: Sequence[str] = (),
 ) -> None:
     """Begin a move and follow it. Raises what refused it, or why it was aborted."""
-    body = {"target": target, "limit_bytes_s": int(limit_mib_s * 2**20), "compress": compress}
+    body = {"target": target, "limit_bytes_s": int(limit_mib_s * 2**20), "compress": compress, "leave": list(leave)}
     shown = daemon.post(path, body)
     if not detach:
         shown = _followed(daemon, shown, quiet=as_json)

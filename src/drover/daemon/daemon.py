@@ -54,7 +54,7 @@ from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.recovery import Recoverer
 from drover.daemon.shutdown import HostShutdown
 from drover.daemon.snapshots import SnapshotRoutes
-from drover.daemon.volumes import PeerVolumes, volume_routes
+from drover.daemon.volumes import PeerVolumes, stream_routes
 from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
 from drover.decide.default_network import default_network_draft
@@ -62,6 +62,7 @@ from drover.decide.grace import expiry
 from drover.decide.replicas import successor
 from drover.decide.tables import wanted_addresses
 from drover.drivers.engine.docker import DockerEngine
+from drover.drivers.insides.linux import LinuxInsides
 from drover.drivers.network.dns import Responder
 from drover.drivers.network.linux import LinuxNetwork
 from drover.drivers.volumes.catalog import Catalog, host_catalog
@@ -104,7 +105,9 @@ class Daemon:
         self.images = PeerImages(config.name, self.mirror, self.engine, self._client_tls)
         self.volumes = PeerVolumes(self.mirror, self._client_tls)
         files = ContainerFiles(config.run / "files")
-        drivers = Drivers(self.engine, self.network, volume_drivers(config), self.images, self.volumes, files)
+        volumes = volume_drivers(config)
+        peers = self.volumes
+        drivers = Drivers(self.engine, self.network, volumes, self.images, peers, peers, LinuxInsides(), files)
         self.agent = Agent(config.name, self.mirror, self.store, drivers, time.time)
         self.keeper = NetworkKeeper(
             config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
@@ -137,11 +140,12 @@ class Daemon:
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
         keeper = self.agent.actor.keeper
         snapshots = SnapshotRoutes(config.name, self.mirror, keeper, self.volumes)
-        volumes = [*volume_routes(keeper), *volume_api_routes(), *snapshots.routes(), *address_routes()]
+        streams = stream_routes(keeper, self.agent.actor.belongings)
+        on_volumes = [*streams, *volume_api_routes(), *snapshots.routes(), *address_routes()]
         doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
         routes = [
             *image_routes(config.name, self.engine),
-            *volumes,
+            *on_volumes,
             *adapter_routes(self.hooks),
             *app_routes(),
             *doctor,

@@ -1,4 +1,5 @@
-"""Volumes between two daemons: the call `POST /volumes/NAME/stream`, both ends of it.
+"""Volumes and containers' own files between two daemons: `POST /volumes/NAME/stream`, both ends of it, and
+`POST /containers/ID/own/PART` (only `limit` and `compress`), which is like it.
 
     request     query: `epoch`, `snapshot` (empty: a new one), `limit` (bytes per second, 0: none), `compress` (0 or 1)
                 body: what the asking side has (`VolumeDriver.have`), of any length
@@ -25,7 +26,8 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from drover.agent.volumes import Incoming, VolumeKeeper, Wanted
+from drover.agent.belongings import PARTS, AskedPart, Belongings
+from drover.agent.volumes import Given, Incoming, VolumeKeeper, Wanted
 from drover.api.answers import error_of
 from drover.errors import DroverError, Invalid, Unavailable
 from drover.store.mirror import Mirror
@@ -62,11 +64,24 @@ class PeerVolumes:
     @asynccontextmanager
     async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
         """See `VolumeSource.open`."""
+        async with self._stream(host, _path(wanted.volume), _query(wanted), have) as incoming:
+            yield incoming
+
+    @asynccontextmanager
+    async def open_part(self, host: str, asked: AskedPart, have: bytes) -> AsyncIterator[Incoming]:
+        """See `PartSource.open_part`."""
+        path = f"/containers/{asked.container}/own/{asked.part}"
+        query = {"limit": str(asked.limit_bytes_s), "compress": str(int(asked.compress))}
+        async with self._stream(host, path, query, have) as incoming:
+            yield incoming
+
+    @asynccontextmanager
+    async def _stream(self, host: str, path: str, query: dict[str, str], have: bytes) -> AsyncIterator[Incoming]:
         record = self._mirror.cluster.hosts[host]
-        url = f"https://{record.address}:{record.api_port}{_path(wanted.volume)}"
+        url = f"https://{record.address}:{record.api_port}{path}"
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_DEADLINE_S, sock_read=SILENCE_DEADLINE_S)
         try:
-            async with self._open().post(url, params=_query(wanted), data=have, timeout=timeout) as response:
+            async with self._open().post(url, params=query, data=have, timeout=timeout) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
                 async with aclosing(_pieces(response, host)) as pieces:
@@ -127,19 +142,22 @@ def _unreachable(host: str, error: Exception) -> Unavailable:
     )
 
 
-def volume_routes(keeper: VolumeKeeper) -> list[web.RouteDef]:
+def stream_routes(keeper: VolumeKeeper, belongings: Belongings) -> list[web.RouteDef]:
     """The giving side, for the API."""
 
-    async def stream(request: web.Request) -> web.StreamResponse:
-        return await _serve(request, keeper)
+    async def volume(request: web.Request) -> web.StreamResponse:
+        wanted = _wanted(request)
+        return await _serve(request, await keeper.give(wanted, await _have(request)), wanted)
 
-    return [web.post("/volumes/{name}/stream", stream)]
+    async def part(request: web.Request) -> web.StreamResponse:
+        asked = _asked_part(request)
+        return await _serve(request, await belongings.give(asked, await _have(request)), asked)
+
+    return [web.post("/volumes/{name}/stream", volume), web.post("/containers/{container}/own/{part}", part)]
 
 
-async def _serve(request: web.Request, keeper: VolumeKeeper) -> web.StreamResponse:
+async def _serve(request: web.Request, given: Given, wanted: Wanted | AskedPart) -> web.StreamResponse:
     """Errors before the first byte are raised, for the API to answer."""
-    wanted = _wanted(request)
-    given = await keeper.give(wanted, await _have(request))
     async with aclosing(given.pieces) as pieces:
         first = await anext(pieces, b"")
         headers = {
@@ -184,6 +202,21 @@ def _wanted(request: web.Request) -> Wanted:
         )
     except (KeyError, ValueError) as error:
         raise Invalid(f"the request for a volume is malformed: {error}", hint="do all hosts run the same drover?")
+
+
+def _asked_part(request: web.Request) -> AskedPart:
+    query, part = request.query, request.match_info["part"]
+    if part not in PARTS:
+        raise Invalid(f"a container has no part {part!r} of its own", hint="do all hosts run the same drover?")
+    try:
+        return AskedPart(
+            container=request.match_info["container"],
+            part=part,
+            limit_bytes_s=int(query.get("limit", "0")),
+            compress=query.get("compress", "0") == "1",
+        )
+    except ValueError as error:
+        raise Invalid(f"the request for a container's files is malformed: {error}") from error
 
 
 async def _have(request: web.Request) -> bytes:

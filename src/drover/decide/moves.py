@@ -41,6 +41,8 @@ STANDING_STILL = ("stopping", "stopped", "aborting")
 """Phases in which the container's own rows of `converge` wait."""
 ENDED = ("done", "aborted")
 VOLUME_KEY = "volume:"
+MOVED_LAYERS = "overlay2"
+MOVED_LOGS = ("json-file", "local")
 
 
 def volume_key(volume: str) -> str:
@@ -209,6 +211,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: int = -1
     because: str = ""
     """Why, as what follows `it was moved here from h1: `; empty: somebody asked for it."""
+    leave: tuple[r.Part, ...] = ()
+    """What of the container's own files stays behind."""
 
 
 def begin_container(cluster: Cluster, container: r.Container, asked: Asked, now: float) -> Commit:
@@ -218,6 +222,7 @@ def begin_container(cluster: Cluster, container: r.Container, asked: Asked, now:
         raise Unavailable(f"container {container.name} is not placed on any host")
     spec = parse_spec(container.body)
     _refuse_tied(container, spec, source)
+    asked = _with_what_there_is(cluster, spec, source, asked)
     volumes = tuple(name for name in spec.volume_names if name in cluster.volumes and cluster.volumes[name].host)
     return _begin(cluster, container.id, container.id, volumes, source, asked, now)
 
@@ -253,6 +258,7 @@ def _begin(
         compress=asked.compress,
         grace_s=asked.grace_s,
         because=asked.because,
+        leave=asked.leave,
         started_at=now,
     )
     move_key = r.key("moves", key)
@@ -284,6 +290,28 @@ def _refuse_tied(container: r.Container, spec: Spec, source: str) -> None:
     shared = [what for what in (spec.network_container, spec.pid, spec.ipc) if what] + list(spec.volumes_from)
     if shared:
         raise Conflict(f"container {container.name} must stay with container {shared[0]}, which it shares things with")
+
+
+def _with_what_there_is(cluster: Cluster, spec: Spec, source: str, asked: Asked) -> Asked:
+    """What is asked, less a log that is not kept at all. Raises `Conflict` for files that cannot be moved. What an
+    engine has not said yet is found out on the way."""
+    here, there = (cluster.host_facts.get(host, r.HostFacts(host=host)) for host in (source, asked.target))
+    for facts in (here, there):
+        if "layer" not in asked.leave and facts.storage_driver not in ("", MOVED_LAYERS):
+            raise Conflict(
+                f"what it wrote outside its volumes cannot be moved: {facts.host} has the storage driver"
+                f" {facts.storage_driver}",
+                hint=f"only {MOVED_LAYERS}'s can be: drover move --without-layer leaves it behind",
+            )
+    drivers = [spec.log_driver or facts.log_driver for facts in (here, there)]
+    if drivers[0] == "none":
+        return msgspec.structs.replace(asked, leave=(*asked.leave, "log"))
+    if "log" not in asked.leave and all(drivers) and (drivers[0] not in MOVED_LOGS or drivers[0] != drivers[1]):
+        raise Conflict(
+            f"its log cannot be moved: it is kept by {drivers[0]} on {source}, and by {drivers[1]} on {asked.target}",
+            hint="those of json-file and local can be moved: drover move --without-log leaves it behind",
+        )
+    return asked
 
 
 def _refuse_volume(cluster: Cluster, name: str, container: str, source: str, target: str) -> None:

@@ -29,7 +29,6 @@ from drover.model.records import Address, Container, Network
 from drover.model.spec import parse_spec
 
 SHORT_ID = 12
-ANSWERING = frozenset({"running", "paused"})
 
 
 class _EndpointSettings(msgspec.Struct, rename="pascal"):
@@ -143,9 +142,8 @@ def _answering(cluster: Cluster, network_id: str) -> Iterator[tuple[Address, Con
     """The claims on a network whose containers are known to run, with those containers."""
     containers = cluster.containers
     for claim in claims_by_network(cluster).get(network_id, ()):
-        facts = cluster.facts_of(claim.container)
         container = containers.get(claim.container)
-        if container and facts and facts.state in ANSWERING:
+        if container and is_answering(cluster, claim.container):
             yield claim, container
 
 

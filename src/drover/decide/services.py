@@ -35,6 +35,8 @@ COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 POOL = IPv4Network("10.127.0.0/16")
 ANSWERING = frozenset({"running", "paused"})
+BETWEEN_HOSTS = frozenset({"stopping", "stopped", "handed", "aborting"})
+"""Phases of a move in which new connections are parked (`decide.parking`)."""
 LEAVING = frozenset({"stop", "kill", "restart", "remove"})
 
 Members = Mapping[str, Sequence[Address]]
@@ -77,17 +79,25 @@ def members(cluster: Cluster, network: str, *, virtual: bool = False) -> Members
 
 
 def backends(cluster: Cluster, claims: Iterable[Address]) -> list[Address]:
-    """Those of the claims whose containers should be sent to now, in the order of their addresses."""
+    """Those of the claims whose containers should be sent to now, in the order of their addresses. One that is on its
+    way to another host is sent to only if there is no other."""
     running = [one for one in claims if is_answering(cluster, one.container)]
     staying = [one for one in running if not _is_leaving(cluster, one.container)]
+    staying = [one for one in staying if not is_between_hosts(cluster, one.container)] or staying
     healthy = [one for one in staying if _is_healthy(cluster.facts_of(one.container))]
     return sorted(healthy or staying, key=lambda claim: ip_order(claim.ip))
 
 
 def is_answering(cluster: Cluster, container: str) -> bool:
-    """Whether its host last reported that it runs."""
+    """Whether its host last reported that it runs, or it will go on in a moment elsewhere."""
     facts = cluster.facts_of(container)
-    return facts is not None and facts.state in ANSWERING
+    return (facts is not None and facts.state in ANSWERING) or is_between_hosts(cluster, container)
+
+
+def is_between_hosts(cluster: Cluster, container: str) -> bool:
+    """Whether it stands still only because it is being moved: its clients wait for it, and need its name and ports."""
+    move, record = cluster.moves.get(container), cluster.containers.get(container)
+    return move is not None and move.phase in BETWEEN_HOSTS and record is not None and record.desired == "running"
 
 
 def _is_leaving(cluster: Cluster, container: str) -> bool:

@@ -20,7 +20,8 @@ containers it takes half a second, and each change of one of them asks for it an
 
 What a changed record touches:
 
-    containers, placements, facts    the container
+    containers, placements, facts,   the container
+    moves
     addresses, ports                 the container that has, and had, the claim; all of the port's service
     service_addresses                the containers of the service
     names                            who has such a name
@@ -120,6 +121,7 @@ def _touched(before: Wiring, cluster: Cluster) -> set[str]:
     found = {container for container, _ in _changed(old.containers, cluster.containers)}
     found.update(container for container, _ in _changed(old.placements, cluster.placements))
     found.update(record.container for _, record in _changed(old.container_facts, cluster.container_facts))
+    found.update(record.container for _, record in _changed(old.moves, cluster.moves) if record.container)
     found.update(record.container for _, record in _changed(old.addresses, cluster.addresses))
     found.update(record.container for _, record in _changed(old.ports, cluster.ports))
     of_service, on = before.places.who("service"), before.places.who("on")

@@ -51,6 +51,7 @@ Desired = Literal["created", "running", "stopped", "removed"]
 Phase = Literal["copying", "stopping", "stopped", "handed", "done", "aborting", "aborted"]
 Scheduling = Literal["active", "pause", "drain", "shutdown"]
 """What a host is for: everything; nothing new; nothing at all; nothing, because the machine goes down."""
+Part = Literal["layer", "log"]
 Verb = Literal["create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"]
 
 
@@ -100,6 +101,8 @@ class HostFacts(Record, frozen=True):
     arch: str = ""
     kernel: str = ""
     storage_driver: str = ""
+    log_driver: str = ""
+    """The engine's default."""
     cpus: int = 0
     memory_bytes: int = 0
     engine_labels: dict[str, str] = {}
@@ -365,7 +368,8 @@ class Move(Record, frozen=True):
     """A container with its volumes, or a volume alone (`container` empty), goes from `source` to `target`.
 
     `number` tells this move from earlier ones of the same key. `final`: each volume's last snapshot, taken when the
-    container was stopped. `running`: it ran before, so it is started again, wherever. `decide.moves` has the phases.
+    container was stopped. `running`: it ran before, so it is started again, wherever. `leave`: what of its own files
+    stays behind. `listening`: the TCP ports it listened on before the stop. `decide.moves` has the phases.
     """
 
     source: str
@@ -377,6 +381,8 @@ class Move(Record, frozen=True):
     why: str = ""
     final: dict[str, str] = {}
     running: bool = False
+    leave: tuple[Part, ...] = ()
+    listening: tuple[int, ...] = ()
     limit_bytes_s: int = 0
     compress: bool = False
     grace_s: int = -1
@@ -384,6 +390,7 @@ class Move(Record, frozen=True):
     because: str = ""
     """Why it is moved, if nobody asked for this very move."""
     started_at: float = 0.0
+    stopping_at: float = 0.0
     stopped_at: float = 0.0
     handed_at: float = 0.0
     ended_at: float = 0.0

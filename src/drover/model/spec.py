@@ -16,6 +16,7 @@ unknown fields are ignored; a field of a wrong type is `Invalid`.
     network_mode        HostConfig.NetworkMode (empty is `default`)
     networks            NetworkingConfig.EndpointsConfig
     pid, ipc            HostConfig.PidMode, HostConfig.IpcMode, when `container:REF`: the reference
+    log_driver          HostConfig.LogConfig.Type (empty: the engine's default)
     constraints         Env `constraint:KEY==VALUE`; the label `drover.constraint`
     affinities          Env `affinity:KEY==VALUE`; the label `drover.affinity`
 """
@@ -98,6 +99,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     constraints: tuple[Expression, ...] = ()
     affinities: tuple[Expression, ...] = ()
     auto_remove: bool = False
+    log_driver: str = ""
     restart_policy: str = "no"
     restart_max: int = 0
 
@@ -153,6 +155,10 @@ class _Restart(msgspec.Struct, rename="pascal"):
     maximum_retry_count: int | None = None
 
 
+class _LogConfig(msgspec.Struct, rename="pascal"):
+    type: str | None = None
+
+
 class _HostConfig(msgspec.Struct, rename="pascal"):
     memory: int | None = None
     memory_reservation: int | None = None
@@ -167,6 +173,7 @@ class _HostConfig(msgspec.Struct, rename="pascal"):
     pid_mode: str | None = None
     ipc_mode: str | None = None
     auto_remove: bool | None = None
+    log_config: _LogConfig | None = None
     restart_policy: _Restart | None = None
 
 
@@ -266,6 +273,7 @@ def _spec(body: _Body) -> Spec:
         constraints=_expressions(env, labels, CONSTRAINT_ENV, CONSTRAINT_LABEL),
         affinities=_expressions(env, labels, AFFINITY_ENV, AFFINITY_LABEL),
         auto_remove=host.auto_remove or False,
+        log_driver=(host.log_config and host.log_config.type) or "",
         restart_policy=restart.name or "no",
         restart_max=restart.maximum_retry_count or 0,
     )

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
+from drover.agent.belongings import AskedPart
 from drover.agent.fence import Fence
 from drover.agent.networks import NetworkKeeper
 from drover.agent.session import AT_ONCE, NEVER, Session
@@ -41,6 +42,7 @@ from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.fake_container import FakeContainer
 from drover.drivers.engine.fake_images import make_image
 from drover.drivers.engine.port import ID_LABEL, SeenEvent
+from drover.drivers.insides.fake import FakeInsides
 from drover.drivers.network.fake import FakeNetwork
 from drover.drivers.volumes.catalog import Catalog
 from drover.drivers.volumes.fake import FakeVolumes
@@ -223,6 +225,11 @@ class NoReplicas:
         raise Unavailable(f"host {host} has no copy")
         yield Incoming("", aiter(()))
 
+    @asynccontextmanager
+    async def open_part(self, host: str, asked: AskedPart, have: bytes) -> AsyncIterator[Incoming]:
+        raise Unavailable(f"nothing is moved from host {host}")
+        yield Incoming("", aiter(()))
+
 
 class SimHost:
     """One host: a machine that has power or not, and a daemon that runs, is stopped or is gone."""
@@ -253,7 +260,7 @@ class SimHost:
         mirror, store, name = Mirror(self.store), self.store, self.name
         self.mirror = mirror
         self.session = Session(name, f"{name}-{self.starts}", store, LEASE_S, wall_now, SELF_FENCE_S)
-        drivers = Drivers(self.engine, self.network, self.volumes, Nowhere(), NoReplicas())
+        drivers = Drivers(self.engine, self.network, self.volumes, Nowhere(), NoReplicas(), NoReplicas(), FakeInsides())
         self.agent = Agent(name, mirror, store, drivers, wall_now)
         self.keeper = NetworkKeeper(name, mirror, self.network, Silent(), lambda: self.agent.view.networks)
         await mirror.start(1.0)

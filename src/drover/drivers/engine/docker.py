@@ -30,7 +30,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from drover.drivers.engine import read
 from drover.drivers.engine.api import EngineApi
-from drover.drivers.engine.port import ID_LABEL, SeenContainer, SeenEvent
+from drover.drivers.engine.port import ID_LABEL, OwnFiles, SeenContainer, SeenEvent
 from drover.errors import EngineError, Unavailable
 from drover.model.records import HostFacts
 
@@ -66,6 +66,22 @@ class DockerEngine:
     async def container(self, engine_ref: str) -> SeenContainer | None:
         detail = await self._api.find(f"/containers/{_part(engine_ref)}/json")
         return None if detail is None else read.seen_container(detail)
+
+    async def own_files(self, engine_ref: str) -> OwnFiles:
+        path = f"/containers/{_part(engine_ref)}/json"
+        detail, info = await asyncio.gather(self._api.read(path), self._api.read("/info"))
+        return read.own_files(detail, str(info.get("DockerRootDir") or ""))
+
+    async def passes_its_check(self, engine_ref: str) -> bool:
+        detail = await self._api.read(f"/containers/{_part(engine_ref)}/json")
+        command = read.check_command(detail)
+        if not command:
+            return True
+        asked = {"Cmd": command, "User": detail["Config"].get("User") or "", "AttachStdout": True}
+        made = json.loads(await self._api.change("POST", f"/containers/{detail['Id']}/exec", body=asked))
+        await self._api.change("POST", f"/exec/{made['Id']}/start", body={"Detach": False, "Tty": False})
+        done = await self._api.read(f"/exec/{made['Id']}/json")
+        return not done.get("Running") and done.get("ExitCode") == 0
 
     async def create_container(self, name: str, body: Mapping[str, Any], platform: str = "") -> tuple[str, str]:
         wanted = {"name": name, "platform": platform}

@@ -22,19 +22,17 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
 from drover.drivers.engine.docker import split_ref
-from drover.drivers.engine.fake_container import FakeContainer, plan_of
+from drover.drivers.engine.fake_container import START_OF_TIME_S, FakeContainer, networks_asked, now_text, plan_of
 from drover.drivers.engine.fake_images import FakeImage, FakeImages, Layout
-from drover.drivers.engine.port import ID_LABEL, SeenContainer, SeenEvent
+from drover.drivers.engine.port import ID_LABEL, OwnFiles, SeenContainer, SeenEvent
 from drover.drivers.engine.read import chain_ids, fixed_addresses
 from drover.errors import DroverError, EngineError, Unavailable
 from drover.model.records import HostFacts
 
-START_OF_TIME_S = 1_700_000_000
 PREDEFINED = ("bridge", "host", "none")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 GRACE_S = 10.0
@@ -129,6 +127,7 @@ class FakeEngine:
             arch="amd64",
             kernel="6.1.0",
             storage_driver="overlay2",
+            log_driver="json-file",
             cpus=4,
             memory_bytes=8 * 1024**3,
             predefined_networks={name: self._networks[name][0] for name in PREDEFINED},
@@ -143,6 +142,14 @@ class FakeEngine:
         container = self.peek(engine_ref)
         return None if container is None else container.seen()
 
+    async def own_files(self, engine_ref: str) -> OwnFiles:
+        await self._enter("own_files")
+        return self._found(engine_ref).own_files()
+
+    async def passes_its_check(self, engine_ref: str) -> bool:
+        await self._enter("passes_its_check")
+        return self._found(engine_ref).health in ("", "healthy")
+
     # -- making containers -----------------------------------------------------------------------------------------
 
     async def create_container(self, name: str, body: Mapping[str, Any], platform: str = "") -> tuple[str, str]:
@@ -155,7 +162,7 @@ class FakeEngine:
         name = name or f"unnamed_{engine_id[:8]}"
         self._check_name(name, name)
         container = FakeContainer(engine_id, name, dict(body), image.id, plan_of(command))
-        container.networks = {network: self._network_id(network) for network in _networks_asked(body)}
+        container.networks = {network: self._network_id(network) for network in networks_asked(body)}
         for volume in container.volume_names:
             self._volumes.setdefault(volume, {})
         self._containers[engine_id] = container
@@ -239,7 +246,7 @@ class FakeEngine:
         container.cancel_timer()
         container.state, container.exit_code, container.error = "running", 0, ""
         container.pid = 1000 + len(self.calls)
-        container.started_at = _now_text()
+        container.started_at = now_text()
         self._emit_container(container, "start")
         if container.plan.run_s is not None:
             loop = asyncio.get_running_loop()
@@ -260,7 +267,7 @@ class FakeEngine:
     def _ended(self, container: FakeContainer, exit_code: int) -> None:
         container.cancel_timer()
         container.state, container.exit_code, container.pid = "exited", exit_code, 0
-        container.finished_at = _now_text()
+        container.finished_at = now_text()
 
     def _end(self, container: FakeContainer, exit_code: int) -> None:
         """End a process on demand: restart policies do not apply, removal by itself does."""
@@ -482,18 +489,3 @@ class FakeEngine:
     async def close(self) -> None:
         for container in self._containers.values():
             container.cancel_timer()
-
-
-def _networks_asked(body: Mapping[str, Any]) -> list[str]:
-    """The networks of a create body: those of `EndpointsConfig`, else the mode; none if a container's are shared."""
-    mode = (body.get("HostConfig") or {}).get("NetworkMode") or "default"
-    if mode.startswith("container:"):
-        return []
-    endpoints = (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
-    return list(endpoints) or ["bridge" if mode == "default" else mode]
-
-
-def _now_text() -> str:
-    """The loop's time as Docker writes times."""
-    moment = datetime.fromtimestamp(START_OF_TIME_S + asyncio.get_running_loop().time(), UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

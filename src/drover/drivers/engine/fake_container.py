@@ -17,13 +17,15 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL, SeenContainer
+from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL, OwnFiles, SeenContainer
 from drover.drivers.engine.read import fixed_addresses
 
+START_OF_TIME_S = 1_700_000_000
 SLEEP = re.compile(r"\bsleep (\d+(?:\.\d+)?)\b")
 EXIT = re.compile(r"\bexit (\d+)\b")
 
@@ -116,6 +118,16 @@ class FakeContainer:
             self.timer.cancel()
             self.timer = None
 
+    def own_files(self) -> OwnFiles:
+        """Where its files would be: `layer` is a name for them."""
+        return OwnFiles(
+            storage_driver="overlay2",
+            layer=f"/fake/{self.engine_id}/diff",
+            log_driver="json-file",
+            log_directory=f"/fake/{self.engine_id}",
+            log_stem=f"{self.engine_id}-json.log",
+        )
+
     def seen(self) -> SeenContainer:
         epoch = self.labels.get(EPOCH_LABEL, "")
         return SeenContainer(
@@ -135,3 +147,18 @@ class FakeContainer:
             addresses=dict(self.addresses),
             volumes=(*sorted(self.volume_names), *self.anonymous_volumes),
         )
+
+
+def networks_asked(body: Mapping[str, Any]) -> list[str]:
+    """The networks of a create body: those of `EndpointsConfig`, else the mode; none if a container's are shared."""
+    mode = (body.get("HostConfig") or {}).get("NetworkMode") or "default"
+    if mode.startswith("container:"):
+        return []
+    endpoints = (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+    return list(endpoints) or ["bridge" if mode == "default" else mode]
+
+
+def now_text() -> str:
+    """The loop's time as Docker writes times."""
+    moment = datetime.fromtimestamp(START_OF_TIME_S + asyncio.get_running_loop().time(), UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

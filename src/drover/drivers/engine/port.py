@@ -45,6 +45,18 @@ class SeenContainer(msgspec.Struct, frozen=True, kw_only=True):
     """The names of the volumes it mounts, anonymous ones included."""
 
 
+class OwnFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an engine keeps what a container writes outside its volumes. `layer`: the directory of its writable layer,
+    empty where the storage driver has none; `log_directory`, `log_stem`: its log is STEM, the rotated ones STEM.1, …
+    (empty: the log driver has no files)."""
+
+    storage_driver: str
+    layer: str = ""
+    log_driver: str = ""
+    log_directory: str = ""
+    log_stem: str = ""
+
+
 class SeenEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One engine event: `kind` is container, network, volume, image or daemon; `labels` are the actor's attributes."""
 
@@ -66,6 +78,12 @@ class Engine(Protocol):
 
     async def container(self, engine_ref: str) -> SeenContainer | None:
         """One container by engine id or name; None if the engine does not have it."""
+        ...
+
+    async def own_files(self, engine_ref: str) -> OwnFiles: ...
+
+    async def passes_its_check(self, engine_ref: str) -> bool:
+        """Run the container's health check now; one without a check passes."""
         ...
 
     async def create_container(self, name: str, body: Mapping[str, Any], platform: str = "") -> tuple[str, str]:

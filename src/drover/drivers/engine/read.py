@@ -1,7 +1,7 @@
 """What an engine's JSON answers mean: pure functions from decoded JSON to the port's records.
 
 answer of                    becomes
-GET /containers/ID/json      SeenContainer (`seen_container`)
+GET /containers/ID/json      SeenContainer (`seen_container`), OwnFiles (`own_files`), a health check's command
 GET /info, /version,         HostFacts (`host_facts`)
   /networks?type=builtin
 a line of GET /events        SeenEvent (`seen_event`)
@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL, SeenContainer, SeenEvent
+from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL, OwnFiles, SeenContainer, SeenEvent
 from drover.errors import EngineError
 from drover.model.records import HostFacts
 
@@ -55,6 +55,29 @@ def fixed_addresses(endpoints: Mapping[str, Any]) -> dict[str, str]:
     return {name: config["IPv4Address"] for name, config in configs.items() if config.get("IPv4Address")}
 
 
+def own_files(detail: Mapping[str, Any], root: str) -> OwnFiles:
+    """Where a container's own files are, from its inspect answer. `root` is the engine's directory: the path of a log
+    is not in the answer before the first start."""
+    graph = detail.get("GraphDriver") or {}
+    driver, container = detail["HostConfig"]["LogConfig"]["Type"], f"{root}/containers/{detail['Id']}"
+    logs = {
+        "json-file": (container, f"{detail['Id']}-json.log"),
+        "local": (f"{container}/local-logs", "container.log"),
+    }
+    directory, stem = logs.get(driver, ("", ""))
+    upper = (graph.get("Data") or {}).get("UpperDir", "") if graph.get("Name") == "overlay2" else ""
+    return OwnFiles(
+        storage_driver=graph.get("Name", ""), layer=upper, log_driver=driver, log_directory=directory, log_stem=stem
+    )
+
+
+def check_command(detail: Mapping[str, Any]) -> list[str]:
+    """The command of a container's health check; empty if it has none."""
+    kind, *words = (detail["Config"].get("Healthcheck") or {}).get("Test") or ["NONE"]
+    shell = detail["Config"].get("Shell") or ["/bin/sh", "-c"]
+    return {"CMD": words, "CMD-SHELL": [*shell, *words]}.get(kind, [])
+
+
 def _time(text: str) -> str:
     """Docker's time; empty for its way to say never."""
     return "" if text == NEVER else text
@@ -79,6 +102,7 @@ def host_facts(
         arch=version.get("Arch", ""),
         kernel=version.get("KernelVersion", ""),
         storage_driver=info.get("Driver", ""),
+        log_driver=info.get("LoggingDriver", ""),
         cpus=info.get("NCPU", 0),
         memory_bytes=info.get("MemTotal", 0),
         engine_labels={key: value for key, _, value in labels},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from drover.decide.overlay import DEFAULT_MTU_BYTES, VXLAN_PORT, RealNetwork, Remote
+from drover.decide.parking import Parked
 from drover.decide.tables import Tables
 from drover.drivers.network.port import SeenNetwork
 from drover.errors import NotFound
@@ -25,6 +26,7 @@ class FakeNetwork:
         self.tables: Tables | None = None
         self.turning: set[int] = set()
         self.joined = True
+        self.parked: frozenset[Parked] = frozenset()
 
     async def join_hosts(self, joined: bool) -> None:
         self.joined = joined
@@ -55,6 +57,9 @@ class FakeNetwork:
     async def doubts(self, tables: Tables) -> list[str]:
         return [] if self.tables == tables else ["the tables differ"]
 
+    async def park(self, parked: Iterable[Parked]) -> None:
+        self.parked = frozenset(parked)
+
     async def remove(self, vni: int) -> None:
         self.turning.discard(vni)
         self.realised.pop(vni, None)
@@ -72,6 +77,7 @@ class FakeNetwork:
         self.realised.clear()
         self.remotes.clear()
         self.peers = self.tables = None
+        self.parked = frozenset()
         self.turning.clear()
 
     async def close(self) -> None:

@@ -66,6 +66,12 @@ def bridges(ip: IPRoute) -> Iterator[tuple[int, Link]]:
             yield int(match[1]), link
 
 
+def vxlan_indexes(ip: IPRoute) -> frozenset[int]:
+    """The indexes of our VXLAN devices."""
+    links = (_link(message) for message in ip.link("dump", kind="vxlan"))
+    return frozenset(link.index for link in links if re.fullmatch(r"dx\d+", link.name))
+
+
 def find(ip: IPRoute, name: str) -> Link | None:
     """A device by name; None if there is none."""
     try:

@@ -19,10 +19,12 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from drover.decide.overlay import VXLAN_OVERHEAD_BYTES, VXLAN_PORT, RealNetwork, Remote
+from drover.decide.parking import Parked
 from drover.decide.tables import Tables
 from drover.drivers.network import filter as packet_filter
-from drover.drivers.network import forwarding, links, services
+from drover.drivers.network import forwarding, links, parking, services
 from drover.drivers.network.forwarding import Devices, NeighbourSocket, Refusal
+from drover.drivers.network.parked import Parking
 from drover.drivers.network.port import SeenNetwork
 from drover.errors import DroverError, Forbidden, MissingTool, NotFound
 
@@ -43,6 +45,7 @@ class LinuxNetwork:
         self._tables: Tables | None = None
         self._leaving: frozenset[str] = frozenset()
         self._image: services.Image | None = None
+        self._parking = Parking(self._run, lambda: links.vxlan_indexes(self._route()))
 
     async def mtu_bytes(self, underlay: str) -> int:
         mtu = await self._run(lambda: links.mtu_of(self._route(), underlay))
@@ -71,6 +74,14 @@ class LinuxNetwork:
     async def let_turn(self, vni: int) -> None:
         await self._run(lambda: self._let_turn(vni))
 
+    @property
+    def held_connections(self) -> int:
+        """How many new connections wait."""
+        return self._parking.held
+
+    async def park(self, parked: Iterable[Parked]) -> None:
+        await self._parking.hold(frozenset(parked))
+
     async def doubts(self, tables: Tables) -> list[str]:
         return await self._run(lambda: _doubts(tables))
 
@@ -89,6 +100,7 @@ class LinuxNetwork:
         await self._run(self._purge_filters)
 
     async def close(self) -> None:
+        self._parking.close()
         await self._run(self._close)
         self._worker.shutdown(wait=False)
 
@@ -152,6 +164,7 @@ class LinuxNetwork:
     def _purge_filters(self) -> None:
         self._tables = self._image = None
         services.refuse_redirected()
+        parking.remove_rules()
         packet_filter.apply(packet_filter.purge_script())
 
     def _join_hosts(self, joined: bool) -> None:

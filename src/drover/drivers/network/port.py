@@ -10,6 +10,7 @@ starts (host, engine, daemon) does not matter. Two implementations pass one cont
     when a host joins or leaves              set_peers
     when a backend comes or goes             set_services
     when a container starts                  let_turn
+    while a container is moved               park
     after the engine's network is removed    remove
     when this host's lease is over, or back  join_hosts
     when a host leaves the cluster           purge
@@ -27,6 +28,7 @@ from typing import Protocol
 import msgspec
 
 from drover.decide.overlay import RealNetwork, Remote
+from drover.decide.parking import Parked
 from drover.decide.tables import Tables
 
 
@@ -84,6 +86,11 @@ class NetworkDriver(Protocol):
     async def join_hosts(self, joined: bool) -> None:
         """Join this host's networks with the other hosts', or (false) cut them off: containers here then reach only
         each other. Holds for networks realised later, too. What was written before must be written anew after it."""
+        ...
+
+    async def park(self, parked: Iterable[Parked]) -> None:
+        """Hold back new connections to exactly these addresses; what was held for others is let go, with the entries
+        as they are now. Raises `MissingTool` where that cannot be done."""
         ...
 
     async def remove(self, vni: int) -> None:

@@ -1,0 +1,242 @@
+"""`make proof`: a database under load moves around three hosts, and comes back after a host's death.
+
+    python -m bench.database [--scale 65] [--turns 2] [--kill] [--out FILE]
+
+Theory of operation. PostgreSQL 15 runs with its data in a btrfs volume, and moves h1 -> h2 -> h3 -> h1, as often as
+asked. Beside it, on h3, two clients that know what was acknowledged:
+
+    client    does                                               knows
+    pgbench   transactions at a fixed rate, for ever             one line per acknowledged transaction
+    acks      one connection per insert, one after another       each number, and when; what each failure said
+
+A connection that the stop cuts is no failed connection; one that cannot be made is (`CUT` tells them apart). At the
+end the sums of pgbench's balances must agree, and everything acknowledged must be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.bed import remove_lab
+from drover.lab import Lab
+
+LAB = "proof"
+DEADLINE_S = 180.0
+ROUND_TRIP = ("h2", "h3", "h1")
+CUT = ("terminating connection", "closed the connection unexpectedly", "connection to server was lost", "SSL SYSCALL")
+"""What a client says whose connection was there and ended."""
+SUMS = """
+select (select sum(abalance) from pgbench_accounts), (select sum(bbalance) from pgbench_branches),
+       (select sum(tbalance) from pgbench_tellers), (select coalesce(sum(delta), 0) from pgbench_history),
+       (select count(*) from pgbench_history)
+"""
+ACKS = """
+n=0
+while [ ! -e /tmp/end ]; do
+  n=$((n+1)); begin=$(date +%s.%N)
+  if said=$(psql -h db -U postgres -qc "insert into acks values ($n)" 2>&1); then
+    echo "$n $begin $(date +%s.%N)" >> /tmp/acks
+  else
+    echo "$begin $(date +%s.%N) $(echo $said)" >> /tmp/failed
+  fi
+done
+"""
+LOAD = """
+mkdir -p /tmp/load; cd /tmp/load; n=0
+while [ ! -e /tmp/end ]; do
+  n=$((n+1))
+  pgbench -h db -U postgres -n -M prepared -c 4 -T 20 -R 100 -l --log-prefix=run$n postgres >/dev/null 2>>/tmp/failed
+done
+echo done > /tmp/ended
+"""
+
+
+class Proof:
+    """The lab with the database and its clients."""
+
+    def __init__(self, lab: Lab, scale: int) -> None:
+        self.lab = lab
+        self.scale = scale
+
+    def on(self, host: str, *argv: str, check: bool = True) -> str:
+        return self.lab.host(host).exec(list(argv), check=check, timeout_s=DEADLINE_S).stdout.strip()
+
+    def asked(self, *argv: str) -> Any:
+        return json.loads(self.on("h2", *argv))
+
+    def sql(self, text: str) -> str:
+        return self.on("h2", "docker", "exec", "db", "psql", "-U", "postgres", "-Atqc", text)
+
+    def until(self, condition: Callable[[], object], missing: str) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while not condition():
+            if time.monotonic() > end:
+                raise SystemExit(f"after {DEADLINE_S:.0f} s still missing: {missing}")
+            time.sleep(0.2)
+
+    def start(self, replicas: int) -> None:
+        """The database with its data, and the two clients."""
+        self.on("h1", "docker", "network", "create", "app")
+        options = ("--opt", f"replicas={replicas}", "--opt", "interval=1s")
+        self.on("h1", "docker", "volume", "create", *options, "pgdata")
+        check = ("--health-cmd", "pg_isready -q -h 127.0.0.1", "--health-interval", "5s")
+        data = ("-v", "pgdata:/var/lib/postgresql/data", "-e", "POSTGRES_HOST_AUTH_METHOD=trust")
+        where = ("-e", "constraint:host==~h1") if replicas else ("-e", "constraint:host==h1")
+        tuned = ("postgres", "-c", "max_wal_size=4GB", "-c", "shared_buffers=256MB")
+        run = ("docker", "run", "-d", "--network", "app")
+        self.on("h1", *run, "--name", "db", *data, *check, *where, "postgres:15", *tuned)
+        self.until(self.ready, "the database")
+        fill = ("pgbench", "-i", "-q", "-s", str(self.scale), "-U", "postgres", "postgres")
+        self.on("h1", "docker", "exec", "db", *fill)
+        self.sql("create table acks (n bigint primary key); checkpoint")
+        for name, script in (("acks", ACKS), ("load", LOAD)):
+            self.on("h3", *run, "--name", name, "-e", "constraint:host==h3", "postgres:15", "bash", "-c", script)
+        self.until(lambda: len(self.acknowledged()) > 20 and self.transactions() > 20, "the first commits")
+
+    def ready(self) -> bool:
+        said = self.on("h2", "docker", "exec", "db", "pg_isready", "-h", "127.0.0.1", check=False)
+        return said.endswith("accepting connections")
+
+    def inside(self, name: str, *argv: str) -> str:
+        return self.on("h3", "docker", "exec", name, *argv, check=False)
+
+    def acknowledged(self) -> list[tuple[int, float, float]]:
+        """Number, begin and end of each insert that was acknowledged."""
+        lines = (line.split() for line in self.inside("acks", "cat", "/tmp/acks").splitlines())
+        return [(int(number), float(begin), float(end)) for number, begin, end in lines]
+
+    def transactions(self) -> int:
+        """Transactions that pgbench was told are committed, as far as it has written that down."""
+        return int(self.inside("load", "sh", "-c", "cat /tmp/load/run* | wc -l") or 0)
+
+    def failures(self) -> list[str]:
+        """What failed otherwise than by the end of a connection that was there."""
+        said = [self.inside(name, "sh", "-c", "cat /tmp/failed 2>/dev/null || true") for name in ("acks", "load")]
+        lines = [line for text in said for line in text.splitlines()]
+        refused = [line for line in lines if "could not connect" in line or "connection to server at" in line]
+        return [line for line in refused if not any(words in line for words in CUT)]
+
+    def finish(self) -> None:
+        """Stop the clients; each has written down what it knows."""
+        self.on("h3", "docker", "exec", "acks", "touch", "/tmp/end")
+        self.on("h3", "docker", "exec", "load", "touch", "/tmp/end")
+        self.until(lambda: self.inside("load", "cat", "/tmp/ended") == "done", "the end of pgbench")
+
+
+def move(proof: Proof, target: str) -> dict[str, Any]:
+    """One move under load: what travelled, how long each part took, and the longest wait for a commit."""
+    begin = time.time()
+    shown = proof.asked("drover", "move", "db", "--to", target, "--json")
+    count = len(proof.acknowledged())
+    proof.until(lambda: len(proof.acknowledged()) > count + 10, f"commits on {target}")
+    ends = [end for _, _, end in proof.acknowledged() if end > begin - 1]
+    keys = ("stopping_at", "stopped_at", "handed_at", "ended_at")
+    parts = [round(shown[later] - shown[earlier], 3) for earlier, later in itertools.pairwise(keys)]
+    return {
+        "target": target,
+        "moved_bytes": shown["moved_bytes"],
+        "last_bytes": shown["last_bytes"],
+        "rounds": shown["rounds"],
+        "phase_one_s": round(shown["stopping_at"] - shown["started_at"], 2),
+        "stop_delta_start_s": parts,
+        "gap_s": round(max(later - earlier for earlier, later in itertools.pairwise(ends)), 3),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def verdict(proof: Proof, lost_allowed: bool = False) -> dict[str, Any]:
+    """Whether the invariants hold, and what was lost of what was acknowledged."""
+    accounts, branches, tellers, history, count = map(int, proof.sql(SUMS).split("|"))
+    stored = {int(line) for line in proof.sql("select n from acks").splitlines()}
+    acknowledged = [number for number, _, _ in proof.acknowledged()]
+    lost = sorted(set(acknowledged) - stored)
+    return {
+        "balances_agree": accounts == branches == tellers == history,
+        "history": count,
+        "transactions_acknowledged": proof.transactions(),
+        "inserts_acknowledged": len(acknowledged),
+        "inserts_lost": len(lost),
+        "lost_are_the_newest": not lost_allowed or _is_suffix(lost, acknowledged, stored),
+        "failed_connections": proof.failures(),
+    }
+
+
+def _is_suffix(lost: list[int], acknowledged: list[int], stored: set[int]) -> bool:
+    """Whether nothing older than what was lost is missing, up to the loss."""
+    before = [number for number in acknowledged if not lost or number < lost[0]]
+    return set(before) <= stored and (not lost or set(range(lost[0], lost[-1] + 1)).isdisjoint(stored))
+
+
+def moves(proof: Proof, turns: int) -> dict[str, Any]:
+    proof.start(replicas=0)
+    made = []
+    for target in ROUND_TRIP * turns:
+        made.append(move(proof, target))
+        print(json.dumps(made[-1]), flush=True)
+    proof.finish()
+    gaps = [one["gap_s"] for one in made]
+    size_bytes = proof.sql("select sum(pg_database_size(oid)) from pg_database")
+    return {"moves": made, "gap_median_s": statistics.median(gaps), "size_bytes": int(size_bytes), **verdict(proof)}
+
+
+def death(proof: Proof) -> dict[str, Any]:
+    """The database's host loses power under load: the newest copy is promoted."""
+    proof.start(replicas=1)
+    view = proof.asked("drover", "volume", "inspect", "pgdata")
+    proof.until(lambda: proof.asked("drover", "volume", "inspect", "pgdata")["copies"], "a copy")
+    time.sleep(10)
+    home = str(view["host"])
+    shown = proof.asked("drover", "volume", "inspect", "pgdata")
+    killed_at = time.time()
+    proof.lab.host(home).kill()
+    proof.until(proof.ready, "the database on another host")
+    count = len(proof.acknowledged())
+    proof.until(lambda: len(proof.acknowledged()) > count + 10, "commits on another host")
+    back_s = time.time() - killed_at
+    proof.finish()
+    after = proof.asked("drover", "volume", "inspect", "pgdata")
+    told = {"shown_before": shown["copies"], "note": after["message"], "back_after_s": round(back_s, 1)}
+    stored = {int(line) for line in proof.sql("select n from acks").splitlines()}
+    ends = {number: end for number, _, end in proof.acknowledged()}
+    lost_s = [killed_at - end for number, end in ends.items() if number not in stored]
+    return {**told, "oldest_lost_s": round(max(lost_s, default=0.0), 2), **verdict(proof, lost_allowed=True)}
+
+
+@contextlib.contextmanager
+def lab() -> Iterator[Lab]:
+    remove_lab(LAB)
+    try:
+        yield Lab.create(LAB, hosts=3, images=("busybox", "postgres"))
+    finally:
+        remove_lab(LAB)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.database", description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=int, default=65, help="pgbench's scale: 65 is 1 GB")
+    parser.add_argument("--turns", type=int, default=2, help="how often around the three hosts")
+    parser.add_argument("--kill", action="store_true", help="a host's death instead of moves")
+    parser.add_argument("--out", type=Path, default=Path("out/proof.json"), help="where the figures go")
+    asked = parser.parse_args()
+    with lab() as made:
+        proof = Proof(made, asked.scale)
+        figures = death(proof) if asked.kill else moves(proof, asked.turns)
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(figures, indent=1))
+    print(json.dumps(figures, indent=1))
+    good = figures["balances_agree"] and figures["lost_are_the_newest"] and not figures["failed_connections"]
+    return 0 if good and (asked.kill or not figures["inserts_lost"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

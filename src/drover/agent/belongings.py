@@ -1,0 +1,195 @@
+"""`Belongings`: what is a container's own on both sides of a move, and when it is ready for its clients.
+
+Theory of operation. A container's writable layer and log are parts that travel as volumes do, in rounds: while it runs
+they are read as they are found; the last round, after the stop, is exact. The target stages them beside the engine's
+container that it has made, and installs them before the claims pass: a move that is cut before that has touched nothing
+of the source's, and one that is cut after it has everything.
+
+    part     cannot be moved (then the move is refused, or made without it on request)
+    layer    the storage driver has no directory for it (not overlay2)
+    log      the log driver keeps it elsewhere (neither json-file nor local)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from drover.agent.view import View
+from drover.agent.volumes import Given, Incoming, told
+from drover.decide.moves import BEFORE_HAND_OVER
+from drover.drivers.engine.port import Engine, OwnFiles, SeenContainer
+from drover.drivers.insides.port import Insides
+from drover.drivers.volumes.port import NoBase
+from drover.errors import Conflict, DroverError, Unavailable
+from drover.model import records as r
+from drover.model.cluster import Cluster
+from drover.model.snapshots import next_id
+from drover.model.spec import parse_spec
+from drover.store.mirror import Mirror
+
+log = structlog.get_logger()
+
+PARTS: tuple[r.Part, ...] = ("layer", "log")
+RUNNING = ("running", "restarting", "paused")
+READY_S = 10.0
+"""How long clients wait for a container that has been started and does not listen yet."""
+POLL_S = 0.02
+
+
+class AskedPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of the source of a move."""
+
+    container: str
+    part: r.Part
+    limit_bytes_s: int = 0
+    compress: bool = False
+
+
+class PartSource(Protocol):
+    def open_part(self, host: str, asked: AskedPart, have: bytes) -> AbstractAsyncContextManager[Incoming]:
+        """A stream from a host, less what this one has. Raises as `VolumeSource.open` does."""
+        ...
+
+
+class Belongings:
+    def __init__(
+        self,
+        host: str,
+        mirror: Mirror,
+        view: View,
+        engine: Engine,
+        insides: Insides,
+        source: PartSource,
+        now: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._mirror = mirror
+        self._view = view
+        self._engine = engine
+        self._insides = insides
+        self._source = source
+        self._now = now
+        self._given = ""
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._mirror.cluster
+
+    def _seen(self, container: str) -> SeenContainer:
+        """Raises `Unavailable` while the engine does not show it."""
+        seen = self._view.containers.get(container)
+        if seen is None:
+            raise Unavailable(f"the engine of {self._host} does not show container {container[:12]}")
+        return seen
+
+    async def _files(self, container: str, part: r.Part) -> OwnFiles:
+        """Raises `Conflict` if the part is not in files that can be moved."""
+        files = await self._engine.own_files(self._seen(container).engine_id)
+        if part == "layer" and not files.layer:
+            raise Conflict(
+                f"what it wrote outside its volumes is kept by {self._host}'s storage driver {files.storage_driver}",
+                hint="only overlay2's can be moved: drover move --without-layer leaves it behind",
+            )
+        if part == "log" and not files.log_directory:
+            raise Conflict(
+                f"its log is kept by the log driver {files.log_driver} on {self._host}",
+                hint="those of json-file and local can be moved: drover move --without-log leaves it behind",
+            )
+        return files
+
+    # -- source ----------------------------------------------------------------------------------------------------
+
+    async def give(self, asked: AskedPart, have: bytes) -> Given:
+        """A part as it is now. Only to a move that this host is the source of, and after its stop only of a container
+        that has ended."""
+        move = self._cluster.moves.get(asked.container)
+        if move is None or move.source != self._host or move.phase not in BEFORE_HAND_OVER:
+            raise Conflict(f"container {asked.container[:12]} is not being moved from {self._host}")
+        seen = self._seen(asked.container)
+        self.refuse_left_behind(move, seen)
+        running = seen.state in RUNNING
+        if running and move.phase == "stopped":
+            raise Conflict(f"container {seen.name} runs again on {self._host}")
+        files = await self._files(asked.container, asked.part)
+        at = self._now()
+        self._given = next_id([self._given] if self._given else [], 1, at)
+        return Given(self._given, self._insides.send(files, asked.part, have, running), at)
+
+    def refuse_left_behind(self, move: r.Move, seen: SeenContainer) -> None:
+        """Nothing is silently destroyed: an anonymous volume would stay here and go with the old container."""
+        known = {*move.volumes, *parse_spec(self._cluster.containers[move.container].body).volume_names}
+        left = [name for name in seen.volumes if name not in known]
+        if left:
+            raise Conflict(
+                f"container {seen.name} has {len(left)} anonymous volume(s) ({left[0][:12]}…), which would be lost",
+                hint="give the path a named volume: docker run -v NAME:/path …",
+            )
+
+    async def listening(self, container: str) -> tuple[int, ...]:
+        """The TCP ports it listens on."""
+        seen = self._view.containers.get(container)
+        if seen is None or not seen.pid:
+            return ()
+        return tuple(sorted(await self._insides.listening(seen.pid)))
+
+    # -- target ----------------------------------------------------------------------------------------------------
+
+    async def pull(self, move: r.Move, part: r.Part, counted: Callable[[int], None]) -> None:
+        """Stage a part of the container that is about to come here. `counted` is told the bytes of each piece."""
+        files = await self._files(move.container, part)
+        try:
+            await self._pull_onto(move, part, files, await self._insides.have(files, part), counted)
+        except NoBase:
+            await self._pull_onto(move, part, files, b"", counted)
+
+    async def _pull_onto(
+        self, move: r.Move, part: r.Part, files: OwnFiles, have: bytes, counted: Callable[[int], None]
+    ) -> None:
+        asked = AskedPart(container=move.container, part=part, limit_bytes_s=move.limit_bytes_s, compress=move.compress)
+        opened = self._source.open_part(move.source, asked, have)
+        async with opened as incoming, aclosing(told(incoming.pieces, counted)) as pieces:
+            await self._insides.receive(files, part, incoming.snapshot, pieces)
+
+    async def install(self, move: r.Move) -> None:
+        """Give the engine's container here what was staged. Refused for one that has run: its files are newer."""
+        seen = self._seen(move.container)
+        if seen.state != "created":
+            raise Conflict(f"container {seen.name} has been started on {self._host} already")
+        for part in carried(move):
+            await self._insides.install(await self._files(move.container, part), part)
+
+    async def settle(self, move: r.Move) -> None:
+        """After the start: wait until it listens as it did and passes its health check, and remove what is left of the
+        staging. Clients are let in after this: not before it is of use, and after READY_S in any case."""
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._until_ready(move)
+            await self._insides.clean(await self._engine.own_files(self._seen(move.container).engine_id))
+        except (TimeoutError, DroverError) as error:
+            log.warning("a moved container is not ready yet", container=move.container, error=str(error))
+
+    async def _until_ready(self, move: r.Move) -> None:
+        while True:
+            if await self._is_ready(move):
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _is_ready(self, move: r.Move) -> bool:
+        """A container that has ended meanwhile is as ready as it will be."""
+        seen = self._view.containers.get(move.container)
+        if not move.running or seen is None or seen.state != "running":
+            return True
+        if not set(move.listening) <= await self._insides.listening(seen.pid):
+            return False
+        return await self._engine.passes_its_check(seen.engine_id)
+
+
+def carried(move: r.Move) -> list[r.Part]:
+    """What of the container's own files goes along."""
+    return [part for part in PARTS if part not in move.leave] if move.container else []

@@ -1,0 +1,82 @@
+"""The insides port in memory: a layer is a dict of files, a log a text, each by the place that `OwnFiles` names.
+
+switch                        effect
+`write`, `read`               what a container would do in its writable layer
+`fail_next(method, error)`    the next call of that method raises `error`
+`full = True`                 nothing can be staged: the disk is full
+`ports`                       what `listening` answers
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import msgspec
+
+from drover.drivers.engine.port import OwnFiles
+from drover.errors import DroverError, Unavailable
+from drover.model.records import Part
+
+
+class _Stream(msgspec.Struct):
+    files: dict[str, str]
+    whole: bool = True
+
+
+class FakeInsides:
+    def __init__(self) -> None:
+        self.full = False
+        self.slow_s = 0.0
+        self.ports: frozenset[int] = frozenset()
+        self._placed: defaultdict[tuple[str, Part], dict[str, str]] = defaultdict(dict)
+        self._staged: dict[tuple[str, Part], dict[str, str]] = {}
+        self._failures: defaultdict[str, list[DroverError]] = defaultdict(list)
+
+    def write(self, layer: str, name: str, text: str, part: Part = "layer") -> None:
+        self._placed[layer, part][name] = text
+
+    def read(self, layer: str, part: Part = "layer") -> dict[str, str]:
+        return dict(self._placed[layer, part])
+
+    def fail_next(self, method: str, error: DroverError) -> None:
+        self._failures[method].append(error)
+
+    async def _enter(self, method: str) -> None:
+        await asyncio.sleep(self.slow_s)
+        if self._failures[method]:
+            raise self._failures[method].pop(0)
+
+    async def have(self, files: OwnFiles, part: Part) -> bytes:
+        await self._enter("have")
+        return msgspec.json.encode(self._staged.get((files.layer, part), {}))
+
+    async def send(self, files: OwnFiles, part: Part, have: bytes, running: bool) -> AsyncGenerator[bytes, None]:
+        await self._enter("send")
+        text = msgspec.json.encode(_Stream(self.read(files.layer, part)))
+        yield text[:10]
+        await asyncio.sleep(self.slow_s)
+        yield text[10:]
+
+    async def receive(self, files: OwnFiles, part: Part, snapshot: str, stream: AsyncIterator[bytes]) -> None:
+        await self._enter("receive")
+        text = b"".join([piece async for piece in stream])
+        if self.full:
+            raise DroverError("no space left on device", hint="make room")
+        try:
+            self._staged[files.layer, part] = msgspec.json.decode(text, type=_Stream).files
+        except msgspec.DecodeError as error:
+            raise Unavailable("a stream was cut", hint="it is asked for again") from error
+
+    async def install(self, files: OwnFiles, part: Part) -> None:
+        await self._enter("install")
+        staged = self._staged.pop((files.layer, part), None)
+        if staged is not None:
+            self._placed[files.layer, part] = staged
+
+    async def clean(self, files: OwnFiles) -> None:
+        await self._enter("clean")
+
+    async def listening(self, pid: int) -> frozenset[int]:
+        return self.ports

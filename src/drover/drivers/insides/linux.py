@@ -1,0 +1,67 @@
+"""The insides of containers of this host's engine, on its disk and in `/proc`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from pathlib import Path
+
+from drover.drivers.engine.port import OwnFiles
+from drover.drivers.insides import layer, log
+from drover.model.records import Part
+
+LISTEN = "0A"
+"""The state of a listening socket in `/proc/PID/net/tcp`."""
+
+
+class LinuxInsides:
+    async def have(self, files: OwnFiles, part: Part) -> bytes:
+        if part == "layer":
+            return await layer.have(Path(files.layer))
+        return await asyncio.to_thread(log.have, Path(files.log_directory))
+
+    def send(self, files: OwnFiles, part: Part, have: bytes, running: bool) -> AsyncGenerator[bytes, None]:
+        if part == "layer":
+            return layer.send(Path(files.layer), have, running)
+        return log.send(Path(files.log_directory), files.log_stem, have)
+
+    async def receive(self, files: OwnFiles, part: Part, snapshot: str, stream: AsyncIterator[bytes]) -> None:
+        if part == "layer":
+            await layer.receive(Path(files.layer), snapshot, stream)
+        else:
+            await log.receive(Path(files.log_directory), stream)
+
+    async def install(self, files: OwnFiles, part: Part) -> None:
+        if part == "layer":
+            layer.install(Path(files.layer))
+        else:
+            log.install(Path(files.log_directory), files.log_stem)
+
+    async def clean(self, files: OwnFiles) -> None:
+        if files.layer:
+            await asyncio.to_thread(layer.clean, Path(files.layer))
+        if files.log_directory:
+            await asyncio.to_thread(log.clean, Path(files.log_directory))
+
+    async def listening(self, pid: int) -> frozenset[int]:
+        return frozenset(_port_table(pid, "tcp") | _port_table(pid, "tcp6"))
+
+
+def _port_table(pid: int, name: str) -> set[int]:
+    """Nothing for a process that has ended."""
+    try:
+        return listening_ports(Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:])
+    except OSError:
+        return set()
+
+
+def listening_ports(lines: Iterable[str]) -> set[int]:
+    """The ports of the listening sockets in lines of `/proc/PID/net/tcp` or `tcp6`."""
+    sockets = [line.split()[1:4] for line in lines if line.strip()]
+    local = [where.partition(":") for where, _, state in sockets if state == LISTEN]
+    return {int(port, 16) for address, _, port in local if not _is_loopback(address)}
+
+
+def _is_loopback(address: str) -> bool:
+    """127.x.y.z or ::1: words are in the byte order of a small-endian machine there."""
+    return address == "0" * 24 + "01000000" or (len(address) == 8 and address.endswith("7F"))
