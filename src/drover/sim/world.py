@@ -225,10 +225,20 @@ class NoReplicas:
         raise Unavailable(f"host {host} has no copy")
         yield Incoming("", aiter(()))
 
+
+class Parts:
+    """What is a moved container's own, from the other host's daemon."""
+
+    def __init__(self, hosts: Mapping[str, SimHost]) -> None:
+        self._hosts = hosts
+
     @asynccontextmanager
     async def open_part(self, host: str, asked: AskedPart, have: bytes) -> AsyncIterator[Incoming]:
-        raise Unavailable(f"nothing is moved from host {host}")
-        yield Incoming("", aiter(()))
+        other = self._hosts[host]
+        if other.is_stopped or not (other.powered and other.connected):
+            raise Unavailable(f"host {host} cannot be reached")
+        given = await other.agent.actor.belongings.give(asked, have)
+        yield Incoming(given.snapshot, given.pieces, given.at)
 
 
 class SimHost:
@@ -246,6 +256,7 @@ class SimHost:
         self.network = SimNetwork(self.running)
         self.watchdog = SimWatchdog(self)
         self.volumes = Catalog({"fake": FakeVolumes()})
+        self.insides = FakeInsides()
         self.fence: Fence | None = None
         self._world = world
         self._tasks: list[asyncio.Task[None]] = []
@@ -260,7 +271,9 @@ class SimHost:
         mirror, store, name = Mirror(self.store), self.store, self.name
         self.mirror = mirror
         self.session = Session(name, f"{name}-{self.starts}", store, LEASE_S, wall_now, SELF_FENCE_S)
-        drivers = Drivers(self.engine, self.network, self.volumes, Nowhere(), NoReplicas(), NoReplicas(), FakeInsides())
+        drivers = Drivers(
+            self.engine, self.network, self.volumes, Nowhere(), NoReplicas(), Parts(self._world.hosts), self.insides
+        )
         self.agent = Agent(name, mirror, store, drivers, wall_now)
         self.keeper = NetworkKeeper(name, mirror, self.network, Silent(), lambda: self.agent.view.networks)
         await mirror.start(1.0)
