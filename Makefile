@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both do all their own set-up.
 PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-.PHONY: setup check test lab demo bench faults docs conformance matrix clean
+.PHONY: setup check test lab demo bench faults docs conformance matrix chaos clean
 
 setup: .venv/.done ## the virtual environment and the system packages
 	@tools/system-packages
@@ -36,6 +36,9 @@ conformance: setup ## docker-py's own suite on an engine, a one-host and a three
 matrix: setup ## the lab suite on Docker 20.10, 26.1 and 28, each alone and mixed (root); ARGS: pytest's
 	@tools/clients
 	$(SUDO) $(PY) -m tests.matrix $(ARGS)
+
+chaos: setup ## random accidents on real hosts and the proof that no promise broke (root); ROUNDS=20 SEED=1
+	$(SUDO) $(PY) -m tests.chaos --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
 
 docs: .venv/.done ## docs/reference.md, drawn from the code
 	$(PY) tools/reference.py

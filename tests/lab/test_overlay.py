@@ -158,9 +158,20 @@ class World:
         )
 
     def start(self, name: str, host: str, network: Network, ip: str) -> None:
-        dns = ("--dns", network.gateway)
-        run = ("run", "-d", "--name", name, "--stop-timeout", "0", "--network", network.name, "--ip", ip)
-        self.agents[host].docker(*run, *dns, "busybox:latest", "sleep", "100000")
+        """As an agent makes it: with the link address that follows from the address, where newer engines choose one."""
+        endpoint = {"IPAMConfig": {"IPv4Address": ip}, "MacAddress": mac_of(ip)}
+        body = {
+            "Image": "busybox:latest",
+            "Cmd": ["sleep", "100000"],
+            "StopTimeout": 0,
+            "MacAddress": mac_of(ip),
+            "HostConfig": {"NetworkMode": network.name, "Dns": [network.gateway]},
+            "NetworkingConfig": {"EndpointsConfig": {network.name: endpoint}},
+        }
+        agent = self.agents[host]
+        ident, _ = agent.run(agent.engine.create_container(name, body))
+        status, words = agent.run(agent.engine.order(ident, "start"))
+        assert status == 204, words
 
     def inside(self, name: str, host: str, *argv: str) -> str:
         """The output of a command in a container, whether or not it succeeds."""

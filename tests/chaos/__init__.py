@@ -1,0 +1,1 @@
+"""`make chaos`: random accidents on real hosts, and the proof that no promise broke."""
