@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ REFUSES: list[tuple[str, list[Change], str]] = [
     ("never came", host("h2", state="new"), "has not joined completely: its daemon never reported"),
     ("no facts", host("h2", state="mute"), "has not reported its engine yet"),
     ("engine silent", host("h2", state="silent"), f"is up, but its engine does not answer since {LOST_TEXT}"),
+    ("paused", host("h2", scheduling="pause"), "is paused: it takes no new containers"),
     ("draining", host("h2", scheduling="drain"), "is draining: it takes no new containers"),
 ]
 
@@ -245,7 +247,8 @@ def test_the_first_refusal_is_the_reason() -> None:
     body = {**env("constraint:zone==a", "affinity:container==x"), **host_config(Memory=99 * GIB)}
     assert reasons(host("h1"), body=body) == {"h1": "label zone is not set, constraint asks a"}
     assert [name for name, _ in FILTERS] == [
-        "member", "drain", "constraint", "platform", "near", "volume", "port", "memory", "cpu", "affinity", "crowd",
+        "member", "drain", "taint", "constraint", "platform", "near", "volume", "port", "device", "disk", "memory",
+        "cpu", "affinity", "crowd",
     ]  # fmt: skip
 
 
@@ -278,3 +281,49 @@ def test_placements_that_lead_nowhere_do_no_harm() -> None:
     ghost = put(r.key("placements", cid(9)), r.Placement(container=cid(9), host="h1"))
     cluster = world(host("h1"), container(1, "old", "removed"), [ghost])
     assert place(cluster, wanted(cluster)).why == "h1 is the only host that can take it"
+
+
+TOLERANT = {"Labels": {"drover.tolerate": "gpu, spot=yes"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "body", "why"),
+    [
+        (
+            {"taints": {"gpu": "a"}},
+            {},
+            "is tainted gpu=a, which the container does not tolerate (label drover.tolerate)",
+        ),
+        ({"taints": {"gpu": "a"}}, TOLERANT, None),
+        ({"taints": {"spot": "yes"}}, TOLERANT, None),
+        ({"taints": {"spot": "no"}}, TOLERANT, "is tainted spot=no"),
+        ({"facts": {"devices": ()}}, host_config(Devices=[{"PathOnHost": "/dev/kvm"}]), "has no /dev/kvm"),
+        ({"facts": {"devices": ("/dev/kvm",)}}, host_config(Devices=[{"PathOnHost": "/dev/kvm"}]), None),
+        ({"facts": {"devices": ()}}, host_config(Devices=[{"PathOnHost": "/dev/zero"}]), None),
+        ({}, host_config(Devices=[{"PathOnHost": "/dev/kvm"}]), None),
+        (
+            {"facts": {"disk_bytes": 9 * GIB, "disk_free_bytes": GIB}},
+            {"Labels": {"drover.disk": "2G"}},
+            "2 GiB of disk",
+        ),
+        ({"facts": {"disk_bytes": 9 * GIB, "disk_free_bytes": 3 * GIB}}, {"Labels": {"drover.disk": "2G"}}, None),
+        ({}, {"Labels": {"drover.disk": "2G"}}, "has not reported its disk"),
+        ({}, {"Labels": {"drover.disk": "much"}}, "cannot be judged"),
+    ],
+)
+def test_machines_are_refused_for_taints_devices_and_disk(
+    fields: dict[str, Any], body: dict[str, Any], why: str | None
+) -> None:
+    cluster = world(host("h1", **fields))
+    if why is None:
+        assert place(cluster, wanted(cluster, body=body)).host == "h1"
+    else:
+        with pytest.raises(NoPlacement, match=re.escape(why)):
+            place(cluster, wanted(cluster, body=body))
+
+
+def test_a_host_whose_disk_is_nearly_full_is_the_second_choice() -> None:
+    cluster = world(host("h1", facts={"disk_low": "less than 5% is free"}), host("h2"), container(1, "other", "h2"))
+    chosen = place(cluster, wanted(cluster))
+    assert chosen.host == "h2"
+    assert "nearly full" in chosen.reasons["h1"]

@@ -9,7 +9,8 @@ from cluster_factory import GIB, composed, container, env, host, host_config, th
 
 from drover.decide.schedule import NAMED_HOSTS, REASONED_HOSTS, place
 from drover.errors import NoPlacement
-from drover.model.cluster import Change
+from drover.model import records as r
+from drover.model.cluster import Change, put
 
 RANKED: list[tuple[str, list[Change], dict[str, Any], str, str]] = [
     (
@@ -166,3 +167,17 @@ def test_no_more_containers_of_a_service_than_a_host_may_have() -> None:
     assert place(cluster, wanted(cluster, body=spread(4, "drover.max_per_host", "2"))).host
     with pytest.raises(NoPlacement, match="is no number"):
         place(cluster, wanted(cluster, body=spread(4, "drover.max_per_host", "x")))
+
+
+def test_hosts_are_filled_one_after_the_other_where_that_is_asked_for() -> None:
+    cluster = three(container(1, "web-1", "h2"))
+    packed = {"Labels": {"drover.strategy": "binpack"}}
+    assert place(cluster, wanted(cluster, name="web-2", body=packed)).host == "h2"
+    assert place(cluster, wanted(cluster, name="web-2")).host != "h2"
+    everywhere = cluster.apply(2, [put("settings/strategy", r.Setting(value="binpack"))])
+    assert place(everywhere, wanted(everywhere, name="web-2")).host == "h2"
+
+
+def test_hosts_with_zones_are_spread_over_by_themselves() -> None:
+    cluster = world(*zoned(), container(1, "web-1", "h1"))
+    assert place(cluster, wanted(cluster, name="web-2")).host == "h3"

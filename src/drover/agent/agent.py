@@ -15,6 +15,7 @@ one Docker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -38,6 +39,7 @@ from drover.store.waking import woken
 log = structlog.get_logger()
 
 RETRY_S = 0.5
+MACHINE_LOOK_S = 30.0
 HOLD_MIN_S = 0.5
 HOLD_MAX_S = 30.0
 OVERTAKES = ("kill", "stop", "remove")
@@ -85,6 +87,7 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reporter.run())
                 group.create_task(self._observe())
+                group.create_task(self._watch_machine())
                 group.create_task(self._loop())
         finally:
             self.abandon()
@@ -131,10 +134,21 @@ class Agent:
                 self._engine_lost(error)
             await asyncio.sleep(RETRY_S)
 
+    async def _watch_machine(self) -> None:
+        """Its disk fills, devices come and go, and no event of the engine tells."""
+        while True:
+            await asyncio.sleep(MACHINE_LOOK_S)
+            if self.view.known:
+                with contextlib.suppress(DroverError):
+                    self.reporter.report(r.key("host_facts", self._host), await self._host_facts())
+
+    async def _host_facts(self) -> r.HostFacts:
+        facts = await self._drivers.engine.facts(self._host)
+        return msgspec.structs.replace(facts, volume_drivers=self._drivers.volumes.names)
+
     async def _list(self) -> None:
         engine = self._drivers.engine
-        facts = await engine.facts(self._host)
-        facts = msgspec.structs.replace(facts, volume_drivers=self._drivers.volumes.names)
+        facts = await self._host_facts()
         containers, networks, volumes = await asyncio.gather(engine.containers(), engine.networks(), engine.volumes())
         ours = {name: int(labels.get(EPOCH_LABEL, 0)) for name, labels in volumes.items() if VOLUME_LABEL in labels}
         await self.actor.keeper.look_at_all()

@@ -20,6 +20,7 @@ next read sees it. Every error is JSON (`api.answers`).
     GET /status                                                        see `views.status_view`, plus store and leader
     GET /hosts, GET /hosts/NAME                                        `views.host_view`
     POST /hosts/NAME/labels               {set: {}, remove: []}        the host
+    POST /hosts/NAME/taints               {set: {}, remove: []}        the host
     POST /hosts/NAME/drain, …/undrain, …/pause                         the host
     GET /hosts/NAME/evacuation                                         `views.evacuation_view`
     DELETE /hosts/NAME?force=1&leaving=1                               {removed}
@@ -92,6 +93,7 @@ def build_api(context: Context) -> web.Application:
             web.get("/hosts", get_hosts),
             web.get("/hosts/{name}", get_host),
             web.post("/hosts/{name}/labels", post_labels),
+            web.post("/hosts/{name}/taints", post_taints),
             web.post("/hosts/{name}/{verb:drain|undrain|pause}", post_scheduling),
             web.get("/hosts/{name}/evacuation", get_evacuation),
             web.delete("/hosts/{name}", delete_host),
@@ -218,6 +220,12 @@ async def get_host(request: web.Request) -> web.Response:
 async def post_labels(request: web.Request) -> web.Response:
     context, name, body = request.app[CONTEXT], request.match_info["name"], await body_of(request, LabelsBody)
     await commit(context, lambda cluster: membership.decide_labels(cluster, name, body.set, body.remove))
+    return _host_answer(context, name)
+
+
+async def post_taints(request: web.Request) -> web.Response:
+    context, name, body = request.app[CONTEXT], request.match_info["name"], await body_of(request, LabelsBody)
+    await commit(context, lambda cluster: membership.decide_taints(cluster, name, body.set, body.remove))
     return _host_answer(context, name)
 
 

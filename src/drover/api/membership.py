@@ -132,6 +132,14 @@ def decide_scheduling(cluster: Cluster, name: str, scheduling: Scheduling) -> De
     return _decision_on_host(cluster, host, msgspec.structs.replace(host, scheduling=scheduling))
 
 
+def decide_taints(cluster: Cluster, name: str, changed: Mapping[str, str], removed: Sequence[str]) -> Decision:
+    """Set and remove taints, as `decide_labels` does labels."""
+    check_labels(changed)
+    host = named(cluster, name)
+    kept = {taint: value for taint, value in host.taints.items() if taint not in removed}
+    return _decision_on_host(cluster, host, msgspec.structs.replace(host, taints={**kept, **changed}))
+
+
 def named(cluster: Cluster, name: str) -> Host:
     host = cluster.hosts.get(name)
     if host is None:

@@ -22,6 +22,7 @@ def host_view(cluster: Cluster, host: Host) -> dict[str, Any]:
     return {
         **msgspec.to_builtins(host),
         "labels": dict(host.labels),
+        "taints": dict(host.taints),
         "scheduling": host.scheduling,
         "state": health.state,
         "state_since": health.since,

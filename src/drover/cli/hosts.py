@@ -68,12 +68,33 @@ def label(ctx: click.Context, name: str, labels: tuple[str, ...]) -> None:
     Example:
       drover host label web1 storage=ssd zone-
     """
-    removed = [text[:-1] for text in labels if text.endswith("-") and "=" not in text]
-    changed = pairs([text for text in labels if "=" in text or not text.endswith("-")])
-    if "" in removed or set(removed) & set(changed):
-        raise Invalid("a label is to be set and removed at once, or has no name", hint="name each label once")
-    answer = client(ctx).post(f"{_path(name)}/labels", {"set": changed, "remove": removed})
+    answer = client(ctx).post(f"{_path(name)}/labels", _set_and_removed(labels))
     output.say(output.labels(answer["labels"]) or f"host {name} has no labels")
+
+
+@host.command()
+@click.argument("name")
+@click.argument("taints", nargs=-1, metavar="TAINT=VALUE | TAINT- ...", required=True)
+@click.pass_context
+def taint(ctx: click.Context, name: str, taints: tuple[str, ...]) -> None:
+    """Keep containers off a host that do not tolerate its taints, or remove taints (TAINT-). What is there stays.
+
+    \b
+    Example:
+      drover host taint gpu1 gpu=yes
+      docker run --label drover.tolerate=gpu ...
+    """
+    answer = client(ctx).post(f"{_path(name)}/taints", _set_and_removed(taints))
+    output.say(output.labels(answer["taints"]) or f"host {name} has no taints")
+
+
+def _set_and_removed(texts: tuple[str, ...]) -> dict[str, Any]:
+    """`a=1 b-` as what the API takes. Raises `Invalid`."""
+    removed = [text[:-1] for text in texts if text.endswith("-") and "=" not in text]
+    changed = pairs([text for text in texts if "=" in text or not text.endswith("-")])
+    if "" in removed or set(removed) & set(changed):
+        raise Invalid("one is to be set and removed at once, or has no name", hint="name each once")
+    return {"set": changed, "remove": removed}
 
 
 @host.command()

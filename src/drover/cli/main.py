@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "volume": ("drover.cli.volumes:volume", "List, inspect, change and move volumes."),
     "address": ("drover.cli.addresses:address", "List addresses of containers, and release those that are kept."),
     "why": ("drover.cli.status:why", "Say why a container is where it is."),
+    "rebalance": ("drover.cli.rebalance:rebalance", "Move containers so that the load is even again."),
     "events": (
         "drover.cli.events:events",
         "Show what happened in the cluster: hosts lost and back, moves, promotions, alarms.",

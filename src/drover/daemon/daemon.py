@@ -51,6 +51,7 @@ from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
+from drover.daemon.rebalancing import Rebalancer
 from drover.daemon.recovery import Recoverer
 from drover.daemon.shutdown import HostShutdown
 from drover.daemon.snapshots import SnapshotRoutes
@@ -118,6 +119,7 @@ class Daemon:
         self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
         self.evacuator = Evacuator(self.store, self.mirror, time.time)
         self.shutdown = HostShutdown(config.name, self.store, self.mirror, self.session, self.fence, time.time)
+        self.rebalancer = Rebalancer(self.store, self.mirror, time.time)
         self.eventlog = EventLog(self.store, self.mirror, time.time)
         duties = [
             self._note_losses,
@@ -125,6 +127,7 @@ class Daemon:
             self.evacuator.evacuate,
             self._keep_quorum,
             self._keep_networks,
+            self.rebalancer.by_itself,
             self.eventlog.write,
         ]
         self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
@@ -150,7 +153,7 @@ class Daemon:
             *app_routes(),
             *doctor,
         ]
-        routes += [*self.shutdown.routes(), *event_routes()]
+        routes += [*self.shutdown.routes(), *event_routes(), *self.rebalancer.routes()]
         self.api = ApiServer(self._api_context(), routes)
 
     def _leads(self) -> bool:

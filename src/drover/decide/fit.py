@@ -7,11 +7,14 @@ host's name: `h2: is down since …`. What a host has not reported is never assu
     filter       refuses a host that
     member       is down, not completely joined, or has not reported its engine
     drain        is draining, paused or shutting down
+    taint        is tainted, and the container does not tolerate it (`decide.fit_machine`)
     constraint   does not satisfy a constraint (soft ones only rank)
     platform     has another processor architecture than the one asked for
     near         is not the host of a container or volume that it depends on (host paths bind it to no host)
     volume       cannot be given a volume that is elsewhere and unused (where volumes may be moved for a container)
     port         has a published host port taken (of a range: all of them)
+    device       lacks a device that the container is given
+    disk         has less disk free than the label `drover.disk` asks for
     memory       has less memory left than reserved by the container
     cpu          has fewer processors left than reserved by the container
     affinity     runs, or does not run, what an affinity asks for (soft ones only rank)
@@ -24,6 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
+from drover.decide.fit_machine import deviceless, too_small, untolerated
 from drover.decide.health import NOTHING_NEW
 from drover.decide.moves import unmovable, users_at
 from drover.decide.sentences import container_name, cores, size
@@ -44,6 +48,8 @@ ENGINE_FACTS = {
 }
 """Keys of constraints to the fields of `HostFacts` they mean."""
 _HOST_KEYS = ("host", "node")
+ZONE = "zone"
+STRATEGY_LABEL = "drover.strategy"
 CROWD = 100_000
 """More containers of one family than any zone has."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386"}
@@ -82,6 +88,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     pulls: tuple[Pull, ...] = ()
     image_hosts: frozenset[str] = frozenset()
     replaced: str = ""
+    packed: bool = False
+    """Whether hosts are to be filled one after the other, by the label `drover.strategy` or the setting `strategy`."""
+    spread: str = ""
+    """The host labels to spread over, `;` between them: of `drover.spread`, else `zone` where hosts have it."""
     crowds: Mapping[str, int] = {}
     """How crowded with its family each host's zone is, where the label `drover.spread` names labels to spread over."""
 
@@ -108,8 +118,15 @@ def question(
         pulls=tuple(_pull(cluster, wanted, expression, image_hosts) for expression in wanted.spec.affinities),
         image_hosts=image_hosts,
         replaced=(cluster.host_of(replaced) if replaced and replaced != wanted.id else None) or "",
+        packed=_packed(cluster, wanted),
+        spread=_spread(views, wanted),
         crowds=crowds(views, wanted),
     )
+
+
+def _packed(cluster: Cluster, wanted: Wanted) -> bool:
+    setting = cluster.rows("settings", r.Setting).get("strategy")
+    return wanted.spec.labels.get(STRATEGY_LABEL, setting.value if setting else "spread") == "binpack"
 
 
 def refusal(view: HostView, asked: Question) -> str | None:
@@ -317,10 +334,15 @@ def _crowd(view: HostView, asked: Question) -> str | None:
     return f"runs {have} of {asked.family}, and may run {text}" if have >= int(text) else None
 
 
+def _spread(views: HostViews, wanted: Wanted) -> str:
+    zoned = any(ZONE in view.labels for view in views.hosts.values())
+    return wanted.spec.labels.get(SPREAD_LABEL, ZONE if zoned else "")
+
+
 def crowds(views: HostViews, wanted: Wanted) -> dict[str, int]:
     """Host to how many containers of the family run on hosts with the same value of the label to spread over. With
     several labels (`zone;rack`) the first counts most. Empty where none is asked for."""
-    keys = [key for key in wanted.spec.labels.get(SPREAD_LABEL, "").split(";") if key]
+    keys = [key for key in _spread(views, wanted).split(";") if key]
     found = dict.fromkeys(views.hosts, 0) if keys else {}
     for key in keys:
         sums: dict[str | None, int] = {}
@@ -333,11 +355,14 @@ def crowds(views: HostViews, wanted: Wanted) -> dict[str, int]:
 FILTERS: tuple[tuple[str, Filter], ...] = (
     ("member", _member),
     ("drain", _drain),
+    ("taint", lambda view, asked: untolerated(view, asked.wanted.spec)),
     ("constraint", _constraint),
     ("platform", _platform),
     ("near", _near),
     ("volume", _volume),
     ("port", _port),
+    ("device", lambda view, asked: deviceless(view, asked.wanted.spec)),
+    ("disk", lambda view, asked: too_small(view, asked.wanted.spec)),
     ("memory", _memory),
     ("cpu", _cpu),
     ("affinity", _affinity),

@@ -4,9 +4,10 @@ criterion    better is
 replace      the host of the container of the same Compose slot: its images and anonymous volumes are there
 data         fewer volumes to be brought from elsewhere, where volumes may be moved for a container
 wish         more soft constraints and affinities met
-zone         fewer containers of the same family in its zone, where `drover.spread` names a label for zones
+zone         fewer containers of the same family in its zone (host label `zone`, or those that `drover.spread` names)
 family       fewer containers of the same Compose service, or of the same name but for a trailing number
-containers   fewer containers that hold resources
+disk         a disk that is not nearly full
+containers   fewer containers that hold resources (`drover.strategy=binpack`: more, and no spreading before that)
 image        a host that has the image (so an image never makes a spread uneven)
 memory       more free memory
 tie          the smaller hash of container id and host name: arbitrary, but the same for everybody
@@ -23,7 +24,6 @@ import msgspec
 from drover.decide.fit import CROWD, Question, fact
 from drover.decide.sentences import count, size
 from drover.decide.views import HostView
-from drover.model.apps import SPREAD_LABEL
 
 Measure = Callable[[HostView, Question], int]
 """Smaller is better."""
@@ -105,37 +105,44 @@ def _says_data(view: HostView, asked: Question) -> str:
     return f"needs {count(away, 'volume')} brought" if away else "has its volumes"
 
 
-def _unmet(view: HostView, asked: Question) -> int:
+def unmet(view: HostView, asked: Question) -> int:
     wishes = [e for e in asked.wanted.spec.constraints if e.soft and not e.holds(fact(view, e.key))]
     pulls = [p for p in asked.pulls if p.expression.soft and not p.holds(view.name)]
     return len(wishes) + len(pulls)
 
 
 def _says_unmet(view: HostView, asked: Question) -> str:
-    unmet = _unmet(view, asked)
-    return f"leaves {count(unmet, 'soft constraint')} unmet" if unmet else "meets every soft constraint"
+    left = unmet(view, asked)
+    return f"leaves {count(left, 'soft constraint')} unmet" if left else "meets every soft constraint"
 
 
 def _zone(view: HostView, asked: Question) -> int:
-    return asked.crowds.get(view.name, 0)
+    return 0 if asked.packed else asked.crowds.get(view.name, 0)
 
 
 def _says_zone(view: HostView, asked: Question) -> str:
-    keys = asked.wanted.spec.labels.get(SPREAD_LABEL, "")
-    told = ", ".join(f"{key} {fact(view, key) or '(none)'}" for key in keys.split(";"))
+    told = ", ".join(f"{key} {fact(view, key) or '(none)'}" for key in asked.spread.split(";"))
     return f"is in {told}, which has {_zone(view, asked) % CROWD} of {asked.family}"
 
 
 def _family(view: HostView, asked: Question) -> int:
-    return view.families.get(asked.family, 0)
+    return 0 if asked.packed else view.families.get(asked.family, 0)
 
 
 def _says_family(view: HostView, asked: Question) -> str:
     return f"runs {count(_family(view, asked), 'container')} of {asked.family}"
 
 
+def _disk(view: HostView, asked: Question) -> int:
+    return 1 if view.facts is not None and view.facts.disk_low else 0
+
+
+def _says_disk(view: HostView, asked: Question) -> str:
+    return f"has a disk that is nearly full: {view.facts.disk_low}" if _disk(view, asked) and view.facts else "has disk"
+
+
 def _containers(view: HostView, asked: Question) -> int:
-    return view.containers
+    return -view.containers if asked.packed else view.containers
 
 
 def _says_containers(view: HostView, asked: Question) -> str:
@@ -161,9 +168,10 @@ def _says_memory(view: HostView, asked: Question) -> str:
 CRITERIA: tuple[Criterion, ...] = (
     Criterion("replace", _replace, _says_replace),
     Criterion("data", _data, _says_data),
-    Criterion("wish", _unmet, _says_unmet),
+    Criterion("wish", unmet, _says_unmet),
     Criterion("zone", _zone, _says_zone),
     Criterion("family", _family, _says_family),
+    Criterion("disk", _disk, _says_disk),
     Criterion("containers", _containers, _says_containers),
     Criterion("image", _image, _says_image),
     Criterion("memory", _memory, _says_memory),

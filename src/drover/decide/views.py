@@ -32,6 +32,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     labels: Mapping[str, str]
+    taints: Mapping[str, str] = {}
     health: Health
     facts: r.HostFacts | None = None
     containers: int = 0
@@ -143,7 +144,7 @@ def host_view(cluster: Cluster, host: r.Host) -> HostView:
 def _empty_view(cluster: Cluster, host: r.Host, ports: Mapping[PortKey, str]) -> HostView:
     facts = cluster.host_facts.get(host.name)
     health = host_state(cluster, host.name)
-    return HostView(name=host.name, labels=host.labels, health=health, facts=facts, ports=ports)
+    return HostView(name=host.name, labels=host.labels, taints=host.taints, health=health, facts=facts, ports=ports)
 
 
 def _claims(cluster: Cluster) -> tuple[dict[str, dict[PortKey, str]], dict[PortKey, str]]:

@@ -68,6 +68,8 @@ class Host(Record, frozen=True):
     address: str
     labels: dict[str, str] = {}
     scheduling: Scheduling = "active"
+    taints: dict[str, str] = {}
+    """Only containers that tolerate all of them are placed here."""
     joined_at: float = 0.0
     api_port: int = 4740
     tunnel_port: int = 4741
@@ -110,6 +112,8 @@ class HostFacts(Record, frozen=True):
     """Names (bridge, host, none) to this engine's ids of them."""
     volume_drivers: tuple[str, ...] = ()
     """What the host offers for volumes, its default first."""
+    devices: tuple[str, ...] | None = None
+    """Which of the notable devices (`model.devices`) it has; None: not known."""
     disk_bytes: int = 0
     disk_free_bytes: int = 0
     """The file system of the engine's data; what is free is rounded down, so that it does not change all the time."""

@@ -15,6 +15,7 @@ unknown fields are ignored; a field of a wrong type is `Invalid`.
     volumes_from, links HostConfig.VolumesFrom, HostConfig.Links: references to containers
     network_mode        HostConfig.NetworkMode (empty is `default`)
     networks            NetworkingConfig.EndpointsConfig
+    devices             HostConfig.Devices: their paths on the host
     pid, ipc            HostConfig.PidMode, HostConfig.IpcMode, when `container:REF`: the reference
     log_driver          HostConfig.LogConfig.Type (empty: the engine's default)
     constraints         Env `constraint:KEY==VALUE`; the label `drover.constraint`
@@ -100,6 +101,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     affinities: tuple[Expression, ...] = ()
     auto_remove: bool = False
     log_driver: str = ""
+    devices: tuple[str, ...] = ()
     restart_policy: str = "no"
     restart_max: int = 0
 
@@ -159,6 +161,10 @@ class _LogConfig(msgspec.Struct, rename="pascal"):
     type: str | None = None
 
 
+class _Device(msgspec.Struct, rename="pascal"):
+    path_on_host: str | None = None
+
+
 class _HostConfig(msgspec.Struct, rename="pascal"):
     memory: int | None = None
     memory_reservation: int | None = None
@@ -174,6 +180,7 @@ class _HostConfig(msgspec.Struct, rename="pascal"):
     ipc_mode: str | None = None
     auto_remove: bool | None = None
     log_config: _LogConfig | None = None
+    devices: list[_Device | None] | None = None
     restart_policy: _Restart | None = None
 
 
@@ -274,6 +281,7 @@ def _spec(body: _Body) -> Spec:
         affinities=_expressions(env, labels, AFFINITY_ENV, AFFINITY_LABEL),
         auto_remove=host.auto_remove or False,
         log_driver=(host.log_config and host.log_config.type) or "",
+        devices=tuple(one.path_on_host for one in host.devices or () if one and one.path_on_host),
         restart_policy=restart.name or "no",
         restart_max=restart.maximum_retry_count or 0,
     )

@@ -28,7 +28,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlencode
 
-from drover.drivers.engine import read
+from drover.drivers.engine import machine, read
 from drover.drivers.engine.api import EngineApi
 from drover.drivers.engine.port import ID_LABEL, OwnFiles, SeenContainer, SeenEvent
 from drover.errors import EngineError, Unavailable
@@ -54,7 +54,8 @@ class DockerEngine:
         info, version, networks = await asyncio.gather(
             self._api.read("/info"), self._api.read("/version"), self._api.read("/networks", builtin)
         )
-        return read.host_facts(host, info, version, networks)
+        facts = read.host_facts(host, info, version, networks)
+        return await asyncio.to_thread(machine.with_machine, facts, info.get("DockerRootDir", ""))
 
     # -- containers ------------------------------------------------------------------------------------------------
 
