@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ _HINT = (
 
 
 class Asked:
-    """What `drover deploy` was asked to read. `files`: none means the usual names in this directory."""
+    """What `drover deploy` was asked to read. `files`: none leaves it to Compose, which looks for its usual names here
+    and above, with overrides beside them."""
 
     def __init__(
         self,
@@ -54,52 +56,64 @@ class Asked:
         profiles: Sequence[str] = (),
         env_files: Sequence[str] = (),
     ) -> None:
-        self.files = [Path(file) for file in files] or [_usual()]
+        self.files = [Path(file) for file in files]
         self.name = name
         self.profiles = profiles
         self.env_files = env_files
 
     @property
-    def directory(self) -> Path:
-        return self.files[0].resolve().parent
+    def bare_file(self) -> Path | None:
+        """The one file that may be of the bare form."""
+        usual = [Path(name) for name in NAMES if Path(name).is_file()]
+        found = self.files or usual
+        return found[0] if len(found) == 1 else None
 
 
 def request_of(asked: Asked, strict: bool = False) -> tuple[str, dict[str, Any]]:
     """The application's name and the body of the API's call. Raises `Invalid` with Compose's own words."""
     canonical = canonical_form(asked)
-    body = {"compose": canonical, "strict": strict}
+    body: dict[str, Any] = {"compose": canonical, "strict": strict}
+    environment = _environment(asked, canonical)
     for table in ("configs", "secrets"):
-        body[table] = {
-            key: base64.b64encode(content).decode() for key, content in _contents(canonical, table, asked.directory)
-        }
+        found = _contents(canonical, table, environment)
+        body[table] = {key: base64.b64encode(content).decode() for key, content in found}
     return str(asked.name or canonical.get("name") or ""), body
 
 
 def canonical_form(asked: Asked) -> dict[str, Any]:
     """What Compose makes of the files."""
-    arguments = [*_program(), *_files_arguments(asked), *_options(asked), "config"]
+    printed = _config(asked)
+    found = unescaped(yaml.safe_load(printed))
+    if not isinstance(found, dict):
+        raise Invalid("Compose found nothing in the manifest")
+    return found
+
+
+def _config(asked: Asked, *more: str) -> str:
+    """What `docker compose config` prints. Raises `Invalid` with its own words."""
+    arguments = [*_program(), *_files_arguments(asked), *_options(asked), "config", *more]
     done = subprocess.run(
         arguments, input=_standard_input(asked), capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     if done.returncode:
         raise Invalid(_said(done.stderr), hint="it is Compose that says so: `docker compose config` shows the same")
-    found = unescaped(yaml.safe_load(done.stdout))
-    if not isinstance(found, dict):
-        raise Invalid("Compose found nothing in the manifest")
-    return found
+    return done.stdout
+
+
+def _environment(asked: Asked, canonical: Mapping[str, Any]) -> Mapping[str, str]:
+    """The variables that configs and secrets may name: this process's, and those of Compose's own files."""
+    tables = [canonical.get(table) or {} for table in ("configs", "secrets")]
+    named = {one["environment"] for table in tables for one in table.values() if one and one.get("environment")}
+    if named <= os.environ.keys():
+        return os.environ
+    lines = [line.partition("=") for line in _config(asked, "--environment").splitlines()]
+    return {**{name: value for name, _, value in lines}, **os.environ}
 
 
 def _said(stderr: str) -> str:
     """Compose's own sentence: its last line, without the log lines before it."""
     lines = [line for line in stderr.strip().splitlines() if not line.startswith("time=")]
     return f"the manifest cannot be read: {lines[-1] if lines else stderr.strip()}"
-
-
-def _usual() -> Path:
-    for name in NAMES:
-        if Path(name).is_file():
-            return Path(name)
-    raise Invalid(f"there is no manifest here: none of {', '.join(NAMES)}", hint="name one: `drover deploy -f FILE`")
 
 
 def _bare_document(file: Path) -> dict[str, Any] | None:
@@ -113,13 +127,13 @@ def _bare_document(file: Path) -> dict[str, Any] | None:
 
 def _standard_input(asked: Asked) -> str | None:
     """A manifest of the bare form, as Compose reads it."""
-    bare = _bare_document(asked.files[0]) if len(asked.files) == 1 else None
+    bare = _bare_document(asked.bare_file) if asked.bare_file is not None else None
     return None if bare is None else yaml.safe_dump(as_compose(bare), sort_keys=False)
 
 
 def _files_arguments(asked: Asked) -> list[str]:
-    if _standard_input(asked) is not None:
-        return ["--file", "-", "--project-directory", str(asked.directory)]
+    if asked.bare_file is not None and _standard_input(asked) is not None:
+        return ["--file", "-", "--project-directory", str(asked.bare_file.resolve().parent)]
     for file in asked.files:
         if not file.is_file():
             raise Invalid(f"there is no file {file}")
@@ -132,6 +146,7 @@ def _options(asked: Asked) -> list[str]:
     return [*names, *profiles, *(word for file in asked.env_files for word in ("--env-file", file))]
 
 
+@cache
 def _program() -> list[str]:
     """The command that is Compose of version 2. Raises `MissingTool` that names what to install."""
     for candidate in _candidates():
@@ -165,26 +180,25 @@ def _is_version_2(program: str) -> bool:
     return done.returncode == 0 and first.isdigit() and int(first) >= 2
 
 
-def _contents(canonical: Mapping[str, Any], table: str, directory: Path) -> Iterator[tuple[str, bytes]]:
+def _contents(canonical: Mapping[str, Any], table: str, environment: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     for key, one in (canonical.get(table) or {}).items():
-        yield str(key), _content(table[:-1], str(key), one or {}, directory)
+        yield str(key), _content(table[:-1], str(key), one or {}, environment)
 
 
-def _content(kind: str, key: str, one: Mapping[str, Any], directory: Path) -> bytes:
-    """The content of a config or secret: inline, of a file, or of a variable. Raises `Invalid`."""
+def _content(kind: str, key: str, one: Mapping[str, Any], environment: Mapping[str, str]) -> bytes:
+    """The content of a config or secret: inline, of a variable, or of a file. Raises `Invalid`."""
     if one.get("content") is not None:
         return str(one["content"]).encode()
     if variable := one.get("environment"):
-        if variable not in os.environ:
+        if variable not in environment:
             raise Invalid(f"{kind} {key} is the variable {variable}, which is not set here")
-        return os.environ[variable].encode()
+        return environment[variable].encode()
     if not one.get("file"):
         raise Invalid(
             f"{kind} {key} is external: drover keeps {kind}s per application, and has no others",
             hint="give it a file, a content or an environment variable",
         )
-    path = directory / str(one["file"])
     try:
-        return path.read_bytes()
+        return Path(str(one["file"])).read_bytes()
     except OSError as error:
-        raise Invalid(f"{kind} {key} cannot be read from {path}: {error.strerror}") from error
+        raise Invalid(f"{kind} {key} cannot be read from {one['file']}: {error.strerror}") from error
