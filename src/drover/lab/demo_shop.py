@@ -35,6 +35,7 @@ OPEN_DEADLINE_S = 60.0
 RECOVERY_DEADLINE_S = 90.0
 COPIES_DEADLINE_S = 60.0
 PORT = 8080
+APP = "shop"
 VOLUME = "shop_data"
 COMPOSE_FILE = """\
 services:
@@ -168,7 +169,9 @@ def open_shop(stage: Stage) -> None:
         project = stage.scratch / "shop"
         project.mkdir(exist_ok=True)
         (project / "compose.yaml").write_text(COMPOSE_FILE)
-        stage.compose(project, "up", "-d", "--wait")
+        manifest = ("-f", str(project / "compose.yaml"), "--name", APP)
+        stage.drover("plan", *manifest)
+        stage.drover("deploy", "--strict", *manifest)
         stage.until(
             lambda: stage.client()("exec", "db", *_psql("create table orders (n bigint primary key)")) == "" or None,
             "db",
@@ -289,4 +292,4 @@ def shut_shop(stage: Stage) -> None:
         stage.picture.parent.mkdir(parents=True, exist_ok=True)
         stage.picture.write_text(draw(run, "A shop: one move, one power cut. Each dot is an order"))
         stage.story.tell(f"drawn in {stage.picture}")
-    stage.docker("rm", "-f", "web", "db")
+    stage.drover("rm", APP, "--volumes")
