@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,9 +19,11 @@ DEADLINE_S = 60.0
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab.create("vol-test", 3, images=("busybox", "postgres"))
-    yield made
-    made.destroy()
+    name = f"vol-{os.getpid()}"
+    try:
+        yield Lab.create(name, 3, images=("busybox", "postgres"))
+    finally:
+        Lab.open(name).destroy()
 
 
 def on(lab: Lab, host: str, *argv: str, check: bool = True) -> str:
