@@ -5,14 +5,19 @@ The host under test has the underlay address `UNDERLAY`.
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
+from drover.decide.encryption import Tunnel, TunnelPeer
 from drover.decide.overlay import RealNetwork, Remote, mac_of
 from drover.decide.tables import Tables
 from drover.drivers.network.port import NetworkDriver
 from drover.errors import NotFound
 
 UNDERLAY = "10.94.0.1"
+DEVICE = f"dwt{uuid.uuid4().hex[:6]}"
+"""wireguard-go knows its device by name, whatever the network namespace: runs side by side must not share one."""
 OTHER, THIRD = "10.94.0.2", "10.94.0.3"
 
 
@@ -40,8 +45,15 @@ TABLES = Tables(
     local=frozenset({"10.42.0.11"}),
     alive=frozenset({"10.42.0.11", "10.42.0.12"}),
 )
+PEER = TunnelPeer("3sqQHct2ulCa5PPubMdR8CRV0Ak9W5WdDlBrXvNbwlo=", OTHER, "10.126.0.2")
+OTHER_PEER = TunnelPeer("QVZ41g6Vcdm8Z5PbD9ao7YB9hxG8zTPZqkFZSfXCtRE=", THIRD, "10.126.0.3")
 FEWER = Tables(networks=(network(),), mesh={("tcp", 8080): (("10.42.0.12", 80),)})
 A, B, C = remote("10.42.0.11"), remote("10.42.0.12"), remote("10.42.0.13", THIRD)
+
+
+def tunnel(*peers: TunnelPeer, device: str = DEVICE, **changed: object) -> Tunnel:
+    given = {"address": "10.126.0.1", "mtu_bytes": 1420, "device": device, "peers": frozenset(peers)}
+    return Tunnel(**{**given, **changed})
 
 
 async def remotes(driver: NetworkDriver, vni: int = 42) -> set[Remote]:
@@ -192,3 +204,36 @@ class NetworkContract:
         assert await driver.mtu_bytes(UNDERLAY) == 1450
         with pytest.raises(NotFound):
             await driver.mtu_bytes("192.0.2.77")
+
+    async def test_the_tunnel_comes_changes_and_goes(self, driver: NetworkDriver) -> None:
+        one, two = tunnel(PEER), tunnel(PEER, OTHER_PEER)
+        assert await driver.doubts(Tables(), one) != []
+        for wanted in (one, two, one, one):
+            await driver.set_tunnel(wanted)
+            await driver.set_services(Tables())
+            assert await driver.doubts(Tables(), wanted) == []
+        assert await driver.doubts(Tables(), two) != []
+        await driver.set_tunnel(two, verify=True)
+        assert await driver.doubts(Tables(), two) == []
+        await driver.purge()
+        assert await driver.doubts(Tables(), two) != []
+
+    async def test_a_network_through_the_tunnel(self, driver: NetworkDriver) -> None:
+        wanted = tunnel(PEER)
+        await driver.set_tunnel(wanted)
+        await driver.set_peers([PEER.address], through=wanted.device)
+        encrypted = network(underlay=wanted.address, through=wanted.device, mtu_bytes=1370)
+        await driver.realise(encrypted)
+        await driver.set_remotes(encrypted, [remote("10.42.0.11", PEER.address)])
+        assert (await driver.seen())[42].complete
+        assert await remotes(driver) == {remote("10.42.0.11", PEER.address)}
+
+    async def test_broadcasts_go_to_exactly_the_hosts_wanted(self, driver: NetworkDriver) -> None:
+        await driver.realise(network())
+        for hosts in ({OTHER}, {OTHER, THIRD}, {THIRD}, set(), {OTHER, THIRD}):
+            wanted = network(flood=frozenset(hosts))
+            await driver.set_remotes(wanted, [A])
+            seen = (await driver.seen())[42]
+            assert (seen.flood, seen.remotes) == (hosts, {A})
+        await driver.set_remotes(network(flood=frozenset({THIRD})), [A], verify=True)
+        assert (await driver.seen())[42].flood == {THIRD}

@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import threading
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from network_contract import FEWER, OTHER, TABLES, UNDERLAY, A, B, C, NetworkContract, network, remotes
+from network_namespaces import Shell, encryption, first_used_in, namespace
 from pyroute2 import netns
 
 from drover.decide.parking import Parked
@@ -21,44 +20,21 @@ from drover.drivers.network.linux import LinuxNetwork
 
 pytestmark = pytest.mark.lab
 
-Shell = Callable[[str], str]
-
-
-def first_used_in(namespace: str, driver: LinuxNetwork) -> None:
-    """Use the driver once from a thread in the namespace: its worker thread is made there and stays there."""
-
-    def work() -> None:
-        netns.setns(namespace)
-        asyncio.run(driver.seen())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-
 
 @pytest.fixture
 def sh() -> Iterator[Shell]:
-    """Runs a shell line in the test's namespace; returns what it printed."""
-    name = f"ovt-{uuid.uuid4().hex[:8]}"
-
-    def run(line: str) -> str:
-        command = ["ip", "netns", "exec", name, "sh", "-ec", line]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    run.namespace = name  # type: ignore[attr-defined]
-    netns.create(name)
-    try:
-        run(f"ip link set lo up; ip link add u0 type bridge; ip addr add {UNDERLAY}/24 dev u0; ip link set u0 up")
-        yield run
-    finally:
-        netns.remove(name)
+    """The test's namespace."""
+    with namespace() as shell:
+        shell(f"ip link add u0 type bridge; ip addr add {UNDERLAY}/24 dev u0; ip link set u0 up")
+        yield shell
 
 
 @pytest.fixture
 async def driver(sh: Shell) -> AsyncIterator[LinuxNetwork]:
-    made = LinuxNetwork()
-    first_used_in(sh.namespace, made)  # type: ignore[attr-defined]
+    made = LinuxNetwork(encryption=encryption(sh))
+    first_used_in(sh, made)
     yield made
+    await made.set_tunnel(None)
     await made.close()
 
 
@@ -100,7 +76,7 @@ def python_in(namespace: str, program: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def container(sh: Shell) -> Iterator[str]:
     """A namespace behind the bridge dv77 in which somebody listens; its name."""
-    name = f"{sh.namespace}-c"  # type: ignore[attr-defined]
+    name = f"{sh.namespace}-c"
     netns.create(name)
     sh("ip link add dv77 type bridge forward_delay 0; ip addr add 10.77.0.1/24 dev dv77; ip link set dv77 up")
     sh(f"ip link add v0 type veth peer name e0 netns {name}; ip link set v0 master dv77 up")
@@ -129,7 +105,7 @@ async def held(driver: LinuxNetwork, count: int) -> None:
 
 async def test_a_new_connection_is_parked_and_let_go(driver: LinuxNetwork, sh: Shell, container: str) -> None:
     await driver.park({Parked("dv77", CONTAINER), Parked("dv77", "10.77.0.10")})
-    client = python_in(sh.namespace, CONNECTING)  # type: ignore[attr-defined]
+    client = python_in(sh.namespace, CONNECTING)
     await held(driver, 1)
     await driver.park({Parked("dv77", CONTAINER)})
     assert (driver.held_connections, client.poll()) == (1, None)
@@ -141,13 +117,13 @@ async def test_a_new_connection_is_parked_and_let_go(driver: LinuxNetwork, sh: S
 
 async def test_parking_that_a_dead_daemon_has_left_lets_pass_and_goes(sh: Shell, container: str) -> None:
     died = LinuxNetwork()
-    first_used_in(sh.namespace, died)  # type: ignore[attr-defined]
+    first_used_in(sh, died)
     await died.park({Parked("dv77", CONTAINER)})
     await died.close()
-    client = python_in(sh.namespace, CONNECTING)  # type: ignore[attr-defined]
+    client = python_in(sh.namespace, CONNECTING)
     assert (await asyncio.to_thread(client.communicate))[0] == "hello\n"
     new = LinuxNetwork()
-    first_used_in(sh.namespace, new)  # type: ignore[attr-defined]
+    first_used_in(sh, new)
     await new.park([])
     assert "NFQUEUE" not in sh("iptables -t mangle -S")
     await new.purge()
@@ -160,7 +136,7 @@ async def test_nobody_is_parked_for_ever(
 ) -> None:
     monkeypatch.setattr("drover.drivers.network.parking.LIMIT_S", 0.5)
     await driver.park({Parked("dv77", CONTAINER)})
-    client = python_in(sh.namespace, CONNECTING)  # type: ignore[attr-defined]
+    client = python_in(sh.namespace, CONNECTING)
     assert (await asyncio.to_thread(client.communicate))[0] == "hello\n"
 
 
@@ -277,7 +253,7 @@ async def test_a_new_driver_takes_over_without_a_change(driver: LinuxNetwork, sh
     await driver.set_remotes(network(), [A, B])
     index = sh("cat /sys/class/net/dx42/ifindex")
     second = LinuxNetwork()
-    first_used_in(sh.namespace, second)  # type: ignore[attr-defined]
+    first_used_in(sh, second)
     try:
         await second.realise(network())
         await second.set_remotes(network(), [B, C])

@@ -26,7 +26,7 @@ from drover.agent.moves import Mover, Sources, without_copying
 from drover.agent.report import Reporter, container_facts
 from drover.agent.view import View
 from drover.agent.volumes import ASIDE, VolumeKeeper, VolumeSource
-from drover.decide import overlay
+from drover.decide import encryption, overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of
 from drover.decide.parking import parked
@@ -199,7 +199,11 @@ class Actor:
 
     async def _ensure_network(self, network: str) -> None:
         underlay = self._cluster.hosts[self._host].address
-        mtu_bytes = await self._drivers.network.mtu_bytes(underlay)
+        clear_bytes = await self._drivers.network.mtu_bytes(underlay)
+        tunnel = encryption.tunnel(self._cluster, self._host, clear_bytes)
+        if tunnel is not None:
+            await self._drivers.network.set_tunnel(tunnel)
+        mtu_bytes = encryption.carried_bytes(self._cluster, clear_bytes)
         real = host_networks(self._cluster, self._host, mtu_bytes).get(network)
         if real is not None:
             await self._drivers.network.realise(real)

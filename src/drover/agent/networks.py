@@ -4,8 +4,8 @@ When an address moves, each host rewrites one forwarding entry on the same store
 virtual addresses follow the facts: a container is resolvable, and sent to, while it runs. Nothing is undone when the
 daemon stops: traffic goes on, and the next daemon starts from what the kernel has.
 
-    each pass, on a change                  peers, networks, entries, names, tables, parking, in this order; only what
-                                            is another object than in the pass before (`decide.wiring`)
+    each pass, on a change                  peers, tunnel, networks, entries, names, tables, parking, in this order; only
+                                            what is another object than in the pass before (`decide.wiring`)
     every VERIFY_S, and after a failure     the same, reading the kernel first; networks nobody needs go
 """
 
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import structlog
 
-from drover.decide import overlay, tables
+from drover.decide import encryption, overlay, tables
 from drover.decide.converge import networks_used
 from drover.decide.doctor import record_doubts
 from drover.decide.parking import Parked, parked
@@ -108,6 +108,10 @@ class NetworkKeeper:
 
     async def mtu_bytes(self) -> int:
         """The largest packet a cluster network carries on this host."""
+        return encryption.carried_bytes(self._mirror.cluster, await self._clear_bytes())
+
+    async def _clear_bytes(self) -> int:
+        """The largest packet that a network would carry without encryption."""
         if not self._mtu_bytes:
             self._mtu_bytes = await self._driver.mtu_bytes(self._mirror.cluster.hosts[self._host].address)
         return self._mtu_bytes
@@ -119,8 +123,11 @@ class NetworkKeeper:
         before = parked(cluster, self._host)
         peers = overlay.peers(cluster, self._host)
         if peers != self._peers or verify:
-            await self._driver.set_peers(peers)
+            await self._driver.set_peers(peers, through=encryption.through(cluster))
             self._peers = peers
+        tunnel = encryption.tunnel(cluster, self._host, await self._clear_bytes())
+        if tunnel is not None:
+            await self._driver.set_tunnel(tunnel, verify=verify)
         wiring = await self._followed(cluster)
         for network, real in wiring.networks.items():
             await self._keep(network, real, wiring.zones[network], verify)
@@ -190,7 +197,8 @@ class NetworkKeeper:
         needed = networks_used(cluster, self._host) & set(wanted)
         missing = [cluster.networks[one].name for one in needed if one not in self._present()]
         found += [f"the engine lacks network {name}" for name in missing]
-        found += await self._driver.doubts(tables.tables(cluster, self._host, wanted))
+        tunnel = encryption.tunnel(cluster, self._host, await self._clear_bytes())
+        found += await self._driver.doubts(tables.tables(cluster, self._host, wanted), tunnel)
         return found + record_doubts(cluster)
 
 
@@ -200,6 +208,8 @@ def _doubts(cluster: Cluster, real: overlay.RealNetwork, seen: SeenNetwork | Non
     if seen is None:
         return [f"network {name} has no bridge {real.bridge}"]
     found = [] if seen.complete else [f"network {name}: {real.bridge} and {real.vxlan} are not both up and joined"]
+    found += [f"network {name} does not flood to {vtep}" for vtep in real.flood - seen.flood]
+    found += [f"network {name} floods to {vtep}, which is wrong" for vtep in seen.flood - real.flood]
     found += [f"network {name} lacks the entry for {one.ip} on {one.vtep}" for one in real.remotes - seen.remotes]
     return found + [
         f"network {name} has an entry for {one.ip} on {one.vtep}, which is wrong" for one in seen.remotes - real.remotes

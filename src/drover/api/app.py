@@ -45,6 +45,7 @@ from drover.api import membership, views
 from drover.api.answers import error_body
 from drover.api.context import Context
 from drover.api.membership import Decision, JoinAnswer, JoinRequest
+from drover.decide.encryption import is_encrypted
 from drover.decide.sentences import instant
 from drover.decide.why import explain
 from drover.errors import Conflict, DroverError, Forbidden, Invalid, NotFound
@@ -181,6 +182,7 @@ def _join_answer(context: Context, csr_pem: bytes, host: Host) -> JoinAnswer:
         ca_key=authority.key.decode(),
         store_managed=context.store_managed,
         store_endpoints=urls if context.store_managed else context.store_endpoints,
+        encrypted=is_encrypted(context.mirror.cluster),
     )
 
 
@@ -194,6 +196,7 @@ async def get_status(request: web.Request) -> web.Response:
             "cluster": context.cluster_name,
             "leader": context.leader(),
             "cut_off": context.cut_off(),
+            "encrypted": is_encrypted(context.mirror.cluster),
             "store": store_health(context),
             "certificate_expires_at": expiry,
         }

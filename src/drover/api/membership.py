@@ -9,6 +9,8 @@ not depend on the token comes after it, so that strangers learn nothing about th
     the clocks of both hosts differ by less than 5 minutes     Forbidden: clock skew
     the name is free, and nothing is left of a former holder   Conflict
     no other host has the address and port                     Conflict
+    the host can encrypt, if the cluster does                  Forbidden: with what it lacks
+    the cluster encrypts, if the host insists                  Conflict
 
 The same host may repeat its own join, because the answer may have been lost: same token, same name, same key. It gets
 a certificate again, and nothing is written. Everything else that changes is ONE commit: host record, token use, next
@@ -22,15 +24,19 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from drover.api.founding import NEXT_INDEX_KEY, setting
+from drover.decide.encryption import MAX_INDEX, is_encrypted
 from drover.decide.sentences import count
 from drover.errors import Conflict, DroverError, Forbidden, Invalid, NotFound
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.records import Host, Scheduling, Setting, key
 from drover.trust import token
 from drover.trust.certificates import check_address, check_host_name, key_id
+from drover.trust.wireguard import check_public_key
 
 MAX_SKEW_S = 300.0
 SHOWN = 5
+LACKS_SHOWN = 200
+USERSPACE = "wireguard-go"
 
 
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +51,12 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     api_port: int = 4740
     tunnel_port: int = 4741
+    wireguard_key: str = ""
+    """Its public key, if it can encrypt."""
+    lacks: str = ""
+    """Why it cannot, if it cannot: a clause."""
+    insists: bool = False
+    """Whoever joins it wants it in no cluster that does not encrypt."""
 
 
 class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +69,7 @@ class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True):
     ca_key: str
     store_managed: bool
     store_endpoints: tuple[str, ...]
+    encrypted: bool = False
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -80,6 +93,7 @@ def decide_join(cluster: Cluster, request: JoinRequest, now: float) -> Decision:
     if again:
         return Decision(host=present)
     _check_free(cluster, host)
+    _check_encryption(cluster, request, host)
     return _decision(
         cluster,
         put(key("hosts", host.name), host),
@@ -184,7 +198,14 @@ def _wanted(cluster: Cluster, request: JoinRequest, now: float) -> Host:
         joined_at=now,
         api_port=request.api_port,
         tunnel_port=request.tunnel_port,
+        wireguard_key=_key(cluster, request),
     )
+
+
+def _key(cluster: Cluster, request: JoinRequest) -> str:
+    """The host's public key, in a cluster that encrypts."""
+    offered = request.wireguard_key if is_encrypted(cluster) else ""
+    return check_public_key(offered) if offered else ""
 
 
 def _next_index(cluster: Cluster) -> int:
@@ -200,6 +221,25 @@ def _check_clock(request: JoinRequest, now: float) -> None:
             f"the clock of {request.name} differs from the cluster's by {token.duration(skew_s)}",
             hint="set both clocks by a time service (chrony, systemd-timesyncd), then join again",
         )
+
+
+def _check_encryption(cluster: Cluster, request: JoinRequest, host: Host) -> None:
+    """What is decided once for a cluster holds for every host: never a part of it in clear."""
+    if not is_encrypted(cluster):
+        if request.insists:
+            raise Conflict(
+                "this cluster does not encrypt what containers say between hosts: it was made without --encrypt",
+                hint="join without --encrypt, or make a new cluster: drover init --encrypt",
+            )
+        return
+    if not host.wireguard_key:
+        raise Forbidden(
+            f"this cluster encrypts what containers say between hosts, and {host.name} cannot: "
+            f"{request.lacks[:LACKS_SHOWN] or 'it did not offer a key'}",
+            hint=f"give it a kernel with WireGuard (modprobe wireguard), or join it with --encrypt {USERSPACE}",
+        )
+    if host.index > MAX_INDEX:
+        raise Conflict(f"a cluster that encrypts has addresses for {MAX_INDEX} hosts in its life, and all were used")
 
 
 def _check_free(cluster: Cluster, host: Host) -> None:

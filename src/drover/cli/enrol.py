@@ -27,6 +27,7 @@ from drover.daemon.config import (
     config_path,
     save_config,
 )
+from drover.drivers.network.wireguard import KERNEL, MEANS, PRICE, USERSPACE, can_encrypt
 from drover.drivers.volumes.pool import make_pool
 from drover.errors import Conflict, DeadlineExceeded, Invalid, MissingTool, Unavailable
 from drover.model.records import Host
@@ -44,6 +45,16 @@ _OPTIONS = (
     click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label of the host; repeatable."),
     click.option("--volume-pool", default="", metavar="SIZE", help="Keep volumes in a btrfs file of this size (20G)."),
     click.option("--shared-volumes", default="", metavar="PATH", help="Storage that every host sees, for volumes."),
+    click.option(
+        "--encrypt",
+        is_flag=False,
+        flag_value=KERNEL,
+        default="",
+        type=click.Choice(["", *MEANS]),
+        metavar="[kernel|wireguard-go]",
+        help="Encrypt what containers say between hosts, by WireGuard: the kernel's, or, where it has none, that of "
+        f"wireguard-go ({PRICE}).",
+    ),
     click.option("--no-service", is_flag=True, help="Do not install and start the systemd unit."),
     click.option("--docker-context", is_flag=True, help="Make the docker context `drover` on this machine."),
 )
@@ -62,6 +73,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     docker_context: bool
     pool_bytes: int = 0
     shared_volumes: str = ""
+    encrypt: str = ""
+    """`kernel` or `wireguard-go`, if encryption was asked for."""
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,6 +101,7 @@ def machine(options: dict[str, Any], toward: str = "") -> Machine:
         docker_context=options["docker_context"],
         pool_bytes=parse_size(options["volume_pool"]) if options["volume_pool"] else 0,
         shared_volumes=os.path.abspath(options["shared_volumes"]) if options["shared_volumes"] else "",
+        encrypt=options["encrypt"],
     )
 
 
@@ -121,7 +135,13 @@ def check_tools(store_managed: bool) -> None:
 
 
 def write_config(
-    this: Machine, host: Host, cluster_name: str, store_endpoints: tuple[str, ...], *, store_managed: bool
+    this: Machine,
+    host: Host,
+    cluster_name: str,
+    store_endpoints: tuple[str, ...],
+    *,
+    store_managed: bool,
+    encryption: str = "",
 ) -> HostConfig:
     """Write the host's configuration: the last file, as it is the one that makes the machine a host."""
     config = HostConfig(
@@ -137,6 +157,7 @@ def write_config(
         tunnel_port=host.tunnel_port,
         store_managed=store_managed,
         store_endpoints=store_endpoints,
+        encryption=encryption,
         volume_pool=_pool(this),
         shared_volumes=this.shared_volumes,
     )
@@ -151,6 +172,14 @@ def _pool(this: Machine) -> str:
     file = Path(this.state_dir) / "volumes" / "pool.img"
     make_pool(file, this.pool_bytes)
     return str(file)
+
+
+def encryption_of(this: Machine) -> str:
+    """How this machine can encrypt; says what wireguard-go costs. Raises `MissingTool` if it cannot."""
+    means = can_encrypt(this.encrypt)
+    if means == USERSPACE:
+        output.note(f"note: this host encrypts with wireguard-go: {PRICE}")
+    return means
 
 
 def finish(this: Machine, config: HostConfig) -> None:

@@ -9,11 +9,21 @@ from typing import Any
 import click
 
 from drover.cli import output
-from drover.cli.enrol import Machine, check_fresh, check_tools, finish, machine, machine_options, write_config
+from drover.cli.enrol import (
+    Machine,
+    check_fresh,
+    check_tools,
+    encryption_of,
+    finish,
+    machine,
+    machine_options,
+    write_config,
+)
 from drover.daemon.config import HostConfig, save_bootstrap
 from drover.errors import Invalid
 from drover.model.records import Host
 from drover.trust import certificates
+from drover.trust.wireguard import private_key, public_key
 
 FIRST_INDEX = 1
 
@@ -32,18 +42,20 @@ def init(cluster_name: str, store: str, **options: Any) -> None:
     Example:
       drover init
       drover init --name web1 --address 192.0.2.1 --label storage=ssd
+      drover init --encrypt
     """
     this = machine(options)
     check_fresh(this)
     check_tools(store_managed=not store)
-    config = found(this, cluster_name, _endpoints(store), time.time())
+    encryption = encryption_of(this) if this.encrypt else ""
+    config = found(this, cluster_name, _endpoints(store), time.time(), encryption)
     output.say(f"Cluster {cluster_name} has its first host, {config.name} at {config.address}.")
     output.say(f"Keys and configuration:  {config.state_dir}")
     finish(this, config)
     output.say("Let another host in:     drover token create")
 
 
-def found(this: Machine, cluster_name: str, endpoints: tuple[str, ...], now: float) -> HostConfig:
+def found(this: Machine, cluster_name: str, endpoints: tuple[str, ...], now: float, encryption: str = "") -> HostConfig:
     """Write the CA, the host's certificate and its configuration; the configuration last, as it completes the set."""
     if not 0 < len(cluster_name) <= 63 or not cluster_name.isprintable():
         raise Invalid(f"{cluster_name!r} cannot be a cluster's name", hint="use 1 to 63 printable characters")
@@ -59,9 +71,10 @@ def found(this: Machine, cluster_name: str, endpoints: tuple[str, ...], now: flo
         address=this.address,
         labels=this.labels,
         joined_at=now,
+        wireguard_key=public_key(private_key(tls_dir)) if encryption else "",
     )
     save_bootstrap(this.state_dir, host)
-    return write_config(this, host, cluster_name, endpoints, store_managed=not endpoints)
+    return write_config(this, host, cluster_name, endpoints, store_managed=not endpoints, encryption=encryption)
 
 
 def _endpoints(store: str) -> tuple[str, ...]:

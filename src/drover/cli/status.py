@@ -57,6 +57,7 @@ def _facts(seen: dict[str, Any]) -> dict[str, str]:
         "Hosts": _counts(seen["hosts"]),
         "Leader": seen["leader"] or "none is known",
         "Cut off": seen.get("cut_off") or "no",
+        "Encrypted": "between hosts, by WireGuard" if seen.get("encrypted") else "no",
         "Store": store["message"] or f"answers (revision {store['revision']})",
         "Members": ", ".join(f"{one['host']} ({one['state']})" for one in seen["members"]) or "-",
         "Engine": _engine(engine),

@@ -3,7 +3,7 @@
 file                     holds                                              written by        removed by
 <state>/config.json      `HostConfig`                                       init, join        leave
 <state>/bootstrap.json   the first host's record, not yet in the store      init              the first daemon start
-<state>/tls/             see `trust.certificates`                           init, join        leave
+<state>/tls/             see `trust.certificates` and `trust.wireguard`     init, join        leave
 <run>/                   sockets and the pid file, gone after a reboot      the daemon        the daemon
 """
 
@@ -48,6 +48,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     self_fence_s: float = 2.5
     restart_pause_s: float = 20.0
     socket_group: str = "docker"
+    encryption: str = ""
+    """How this host encrypts what containers say to other hosts: `kernel` or `wireguard-go` (empty: not at all)."""
     volume_pool: str = ""
     """A file with a btrfs filesystem in which volumes are kept (empty: none)."""
     shared_volumes: str = ""
@@ -146,7 +148,7 @@ async def commit_bootstrap(store: Store, config: HostConfig) -> bool:
     host = load_bootstrap(config.state_dir)
     if host is None:
         return False
-    changes = founding_changes(host, config.cluster_name)
+    changes = founding_changes(host, config.cluster_name, encrypted=bool(config.encryption))
     try:
         await store.commit(changes, expect={change.key: 0 for change in changes})
     except CommitConflict:

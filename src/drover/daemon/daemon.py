@@ -1,5 +1,6 @@
 """The daemon: puts one host's parts together, in an order that a restart at any moment survives.
 
+    0  in a cluster that encrypts: can this host?    if not it ends here, and says so: nothing goes in clear
     1  the store's member, if this host has one      so that a lone host can come up by itself
     2  the mirror                                    keeps trying: without the store the daemon runs, and says so
     3  the founding records                          first start after `drover init` only
@@ -66,6 +67,7 @@ from drover.drivers.engine.docker import DockerEngine
 from drover.drivers.insides.linux import LinuxInsides
 from drover.drivers.network.dns import Responder
 from drover.drivers.network.linux import LinuxNetwork
+from drover.drivers.network.wireguard import Encryption, can_encrypt
 from drover.drivers.volumes.catalog import Catalog, host_catalog
 from drover.drivers.volumes.pool import mount_pool
 from drover.errors import DroverError
@@ -78,6 +80,7 @@ from drover.store.etcd import EtcdStore
 from drover.store.mirror import Mirror
 from drover.store.port import Batch, CommitConflict
 from drover.trust import certificates, tls
+from drover.trust.wireguard import private_key
 
 log = structlog.get_logger("drover.daemon")
 
@@ -101,7 +104,7 @@ class Daemon:
             config.name, secrets.token_hex(8), self.store, config.lease_ttl_s, time.time, config.self_fence_s
         )
         self.engine = DockerEngine(str(config.engine_socket))
-        self.network = LinuxNetwork(joined=False)
+        self.network = LinuxNetwork(joined=False, encryption=encryption_of(config))
         self.names = Responder()
         self.images = PeerImages(config.name, self.mirror, self.engine, self._client_tls)
         self.volumes = PeerVolumes(self.mirror, self._client_tls)
@@ -199,6 +202,8 @@ class Daemon:
 
     async def run(self) -> None:
         """Until `stop`. Raises what keeps the daemon from starting at all."""
+        if self.config.encryption:
+            await asyncio.to_thread(can_encrypt, self.config.encryption)
         self.config.run.mkdir(parents=True, exist_ok=True)
         self.config.pid_file.write_text(f"{os.getpid()}\n")
         await self.member.start()
@@ -316,6 +321,11 @@ class Daemon:
                 tls.reload(self._tunnel_tls, self.config.tls_dir)
                 self.api.reload_tls()
             await asyncio.sleep(RENEWAL_CHECK_S)
+
+
+def encryption_of(config: HostConfig) -> Encryption | None:
+    """How this host encrypts; None in a cluster that does not."""
+    return Encryption(config.encryption, private_key(config.tls_dir)) if config.encryption else None
 
 
 def volume_drivers(config: HostConfig) -> Catalog:

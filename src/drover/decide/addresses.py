@@ -26,6 +26,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 import msgspec
 
+from drover.decide.encryption import TUNNELS, is_encrypted
 from drover.decide.sentences import container_name
 from drover.errors import Conflict, Forbidden, Invalid
 from drover.model import records as r
@@ -92,6 +93,10 @@ def subnet_for(cluster: Cluster, name: str, body_text: str, pools: Sequence[Pool
     if not asked.subnet:
         return choose_subnet(cluster, name, pools)
     subnet = _network(asked.subnet)
+    if is_encrypted(cluster) and subnet.overlaps(TUNNELS):
+        raise Forbidden(
+            "Pool overlaps with other one on this address space", hint=f"{TUNNELS} is for the tunnels between hosts"
+        )
     for other in cluster.networks.values():
         if other.subnet and subnet.overlaps(_network(other.subnet)):
             raise Forbidden(

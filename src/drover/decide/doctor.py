@@ -5,6 +5,7 @@ an address          its network is gone, or its container; or its container has 
 a port              its container is gone, or has no address to lead to
 a virtual address   its network is gone
 (kept)              the address is claimed, too
+(a host)            it has no key, and the cluster encrypts
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from drover.decide.encryption import hosts_without_key
 from drover.decide.ports import answering_address
 from drover.decide.sentences import container_name
 from drover.model.cluster import Cluster
@@ -19,7 +21,8 @@ from drover.model.cluster import Cluster
 
 def record_doubts(cluster: Cluster) -> list[str]:
     """One sentence per wrong claim; empty if all are right."""
-    return [*_addresses(cluster), *_kept(cluster), *_ports(cluster), *_virtual(cluster)]
+    found = [*_addresses(cluster), *_kept(cluster), *_ports(cluster), *_virtual(cluster)]
+    return found + [f"host {one} cannot encrypt: nothing is sent to it" for one in hosts_without_key(cluster)]
 
 
 def _addresses(cluster: Cluster) -> Iterator[str]:

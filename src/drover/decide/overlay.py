@@ -12,6 +12,7 @@ network driver makes it so, and nothing else remembers anything.
     host address and its MAC     no                    the subnet's broadcast address minus the host's index
     remote entries               no                    claims whose container is placed on another host,
                                                        and the host addresses of the other hosts that use the network
+    hosts to flood to            no                    the other hosts that use it, if the network asks for broadcast
 
 A host uses a network while a container placed on it holds an address there, or a published port leads there (every host
 answers those: `decide.tables`). A MAC follows from its address
@@ -31,15 +32,17 @@ import msgspec
 
 from drover.decide.addresses import host_room
 from drover.decide.claims import claims_by_network
+from drover.decide.encryption import DEVICE, VXLAN_OVERHEAD_BYTES, is_encrypted, vtep
+from drover.errors import Invalid
 from drover.model.cluster import Cluster
 from drover.model.records import Address, Host, Network
 
 ID_LABEL = "drover.id"
 OVERLAY_DRIVERS = frozenset({"", "bridge", "overlay"})
 VXLAN_PORT = 4789
-VXLAN_OVERHEAD_BYTES = 50
 DEFAULT_MTU_BYTES = 1500 - VXLAN_OVERHEAD_BYTES
 MTU_OPTION = "com.docker.network.driver.mtu"
+BROADCAST_OPTION = "drover.broadcast"
 BRIDGE_OPTION = "com.docker.network.bridge.name"
 DEFAULT_NETWORK = sha256(b"drover default network").hexdigest()
 """The id of the network of containers that name none: the same in every cluster, so that nobody has to look for it."""
@@ -57,7 +60,9 @@ class Remote(msgspec.Struct, frozen=True):
 
 
 class RealNetwork(msgspec.Struct, frozen=True, kw_only=True):
-    """One network as one host must have it. `host_ip` is empty where the subnet is too small for one per host."""
+    """One network as one host must have it. `host_ip` is empty where the subnet is too small for one per host.
+    `underlay` is the address at which VXLAN ends, `through` the only device it may use (empty: any). `flood`: the
+    ends on the hosts that get a copy of each broadcast and multicast packet."""
 
     id: str
     vni: int
@@ -67,7 +72,9 @@ class RealNetwork(msgspec.Struct, frozen=True, kw_only=True):
     underlay: str
     mtu_bytes: int = DEFAULT_MTU_BYTES
     port: int = VXLAN_PORT
+    through: str = ""
     remotes: frozenset[Remote] = frozenset()
+    flood: frozenset[str] = frozenset()
 
     @property
     def bridge(self) -> str:
@@ -180,7 +187,7 @@ def placed(cluster: Cluster, claims: Iterable[Address]) -> Iterator[tuple[Addres
 
 def remote(claim: Address, home: Host) -> Remote:
     """The entry for an address whose container is placed on another host."""
-    return Remote(claim.ip, claim.mac or mac_of(claim.ip), home.address)
+    return Remote(claim.ip, claim.mac or mac_of(claim.ip), vtep(home))
 
 
 def real_network(
@@ -200,25 +207,42 @@ def real_network(
         subnet=network.subnet,
         gateway=network.gateway,
         host_ip=host_address(network, this.index),
-        underlay=this.address,
+        underlay=vtep(this),
         mtu_bytes=min(mtu_bytes, _mtu_asked(network.body) or mtu_bytes),
         port=port,
+        through=DEVICE if this.wireguard_key else "",
         remotes=frozenset(entries) | host_entries(network, this, homes),
+        flood=_flood(network, this, homes),
     )
+
+
+def _flood(network: Network, this: Host, homes: Iterable[Host]) -> frozenset[str]:
+    """Where broadcasts go: nowhere, unless the network asks for it."""
+    others = homes if is_broadcast(network.body) else ()
+    return frozenset(vtep(home) for home in others if home is not this)
+
+
+@lru_cache(maxsize=4096)
+def is_broadcast(body_text: str) -> bool:
+    """Whether a network's create body asks for broadcast and multicast. Raises `Invalid` for neither yes nor no."""
+    options = msgspec.json.decode(body_text or "{}", type=dict[str, Any]).get("Options") or {}
+    asked = str(options.get(BROADCAST_OPTION, "false")).lower()
+    if asked not in ("true", "false"):
+        raise Invalid(f"{BROADCAST_OPTION}={asked} is neither true nor false", hint=f"--opt {BROADCAST_OPTION}=true")
+    return asked == "true"
 
 
 def host_entries(network: Network, this: Host, homes: Iterable[Host]) -> frozenset[Remote]:
     """The entries for the addresses of the other hosts that use a network."""
     others = {home.name: home for home in homes if home is not this}.values()
-    return frozenset(
-        Remote(ip, mac_of(ip), home.address) for home in others if (ip := host_address(network, home.index))
-    )
+    return frozenset(Remote(ip, mac_of(ip), vtep(home)) for home in others if (ip := host_address(network, home.index)))
 
 
 def peers(cluster: Cluster, host: str) -> frozenset[str]:
-    """The underlay addresses from which `host` accepts VXLAN: those of all other members whose lease is held. A host
+    """The addresses from which `host` accepts VXLAN: those of all other members whose lease is held. A host
     that lost its lease and does not know it yet is not heard, whatever addresses its containers still think to have."""
-    return frozenset(other.address for name, other in cluster.hosts.items() if name != host and name in cluster.alive)
+    others = (other for name, other in cluster.hosts.items() if name != host and name in cluster.alive)
+    return frozenset(vtep(other) for other in others if other.wireguard_key or not is_encrypted(cluster))
 
 
 @lru_cache(maxsize=4096)

@@ -110,9 +110,9 @@ def follow(before: Wiring, cluster: Cluster) -> Wiring:
 # -- what changed ------------------------------------------------------------------------------------------------------
 
 
-def _hosts(cluster: Cluster) -> dict[str, tuple[int, str]]:
-    """All that matters here of the hosts: their numbers and underlay addresses."""
-    return {name: (host.index, host.address) for name, host in cluster.hosts.items()}
+def _hosts(cluster: Cluster) -> dict[str, tuple[int, str, str]]:
+    """All that matters here of the hosts: their numbers, underlay addresses, and whether they encrypt."""
+    return {name: (host.index, host.address, host.wireguard_key) for name, host in cluster.hosts.items()}
 
 
 def _touched(before: Wiring, cluster: Cluster) -> set[str]:

@@ -73,6 +73,8 @@ class Host(Record, frozen=True):
     joined_at: float = 0.0
     api_port: int = 4740
     tunnel_port: int = 4741
+    wireguard_key: str = ""
+    """Its public key (base64), in a cluster that encrypts."""
 
 
 class Alive(Record, frozen=True):

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from drover.decide.encryption import Tunnel
 from drover.decide.overlay import DEFAULT_MTU_BYTES, VXLAN_PORT, RealNetwork, Remote
 from drover.decide.parking import Parked
 from drover.decide.tables import Tables
 from drover.drivers.network.port import SeenNetwork
-from drover.errors import NotFound
+from drover.errors import MissingTool, NotFound
 
 
 class FakeNetwork:
     """`realised` maps VNIs to networks, `remotes` to their entries; `peers` is None while no filter is set.
 
     `tables` are the last that were set, `turning` the networks whose bridges send frames back. `underlay` is the one
-    address that this host has, any if empty. Tests may damage all of them by hand.
+    address that this host has, any if empty; `encrypts`: whether it can have a tunnel. Tests may damage all of
+    them by hand.
     """
 
     def __init__(self, underlay: str = "") -> None:
         self.underlay = underlay
         self.realised: dict[int, RealNetwork] = {}
         self.remotes: dict[int, frozenset[Remote]] = {}
+        self.flood: dict[int, frozenset[str]] = {}
         self.peers: frozenset[str] | None = None
+        self.through = ""
+        self.tunnel: Tunnel | None = None
+        self.encrypts = True
         self.tables: Tables | None = None
         self.turning: set[int] = set()
         self.joined = True
@@ -44,9 +50,15 @@ class FakeNetwork:
         if net.vni not in self.realised:
             raise NotFound(f"Network {net.id} is not realised on this host.", hint="Realise it first.")
         self.remotes[net.vni] = frozenset(entries)
+        self.flood[net.vni] = net.flood
 
-    async def set_peers(self, addresses: Iterable[str], port: int = VXLAN_PORT) -> None:
-        self.peers = frozenset(addresses)
+    async def set_tunnel(self, tunnel: Tunnel | None, *, verify: bool = False) -> None:
+        if tunnel is not None and not self.encrypts:
+            raise MissingTool("This host was not set up to encrypt.")
+        self.tunnel = tunnel
+
+    async def set_peers(self, addresses: Iterable[str], port: int = VXLAN_PORT, *, through: str = "") -> None:
+        self.peers, self.through = frozenset(addresses), through
 
     async def set_services(self, tables: Tables, *, verify: bool = False) -> None:
         self.tables = tables
@@ -54,8 +66,9 @@ class FakeNetwork:
     async def let_turn(self, vni: int) -> None:
         self.turning.add(vni)
 
-    async def doubts(self, tables: Tables) -> list[str]:
-        return [] if self.tables == tables else ["the tables differ"]
+    async def doubts(self, tables: Tables, tunnel: Tunnel | None = None) -> list[str]:
+        found = [] if self.tunnel == tunnel else ["the tunnel differs"]
+        return found if self.tables == tables else [*found, "the tables differ"]
 
     async def park(self, parked: Iterable[Parked]) -> None:
         self.parked = frozenset(parked)
@@ -64,11 +77,17 @@ class FakeNetwork:
         self.turning.discard(vni)
         self.realised.pop(vni, None)
         self.remotes.pop(vni, None)
+        self.flood.pop(vni, None)
 
     async def seen(self) -> Mapping[int, SeenNetwork]:
         return {
             vni: SeenNetwork(
-                id=net.id, vni=vni, complete=self.joined, mtu_bytes=net.mtu_bytes, remotes=self.remotes[vni]
+                id=net.id,
+                vni=vni,
+                complete=self.joined,
+                mtu_bytes=net.mtu_bytes,
+                remotes=self.remotes[vni],
+                flood=self.flood.get(vni, frozenset()),
             )
             for vni, net in self.realised.items()
         }
@@ -76,7 +95,8 @@ class FakeNetwork:
     async def purge(self) -> None:
         self.realised.clear()
         self.remotes.clear()
-        self.peers = self.tables = None
+        self.flood.clear()
+        self.peers = self.tables = self.tunnel = None
         self.parked = frozenset()
         self.turning.clear()
 

@@ -1,8 +1,9 @@
 """Who may send VXLAN to this host: Drover's own nftables table.
 
 Theory of operation. VXLAN has no notion of a sender's identity, so a packet from anywhere on UDP 4789 would be let into
-a network. One chain drops those that are not from a peer. Each script is one transaction of `nft -f -`: it touches only
-the table `inet drover`, and in it only the set and chain named here.
+a network. One chain drops those that are not from a peer. In a cluster that encrypts it drops every one that does not
+come by the tunnel's device, too, and a second chain every one that would leave by another. Each script is one
+transaction of `nft -f -`: it touches only the table `inet drover`, and in it only the set and chains named here.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ TABLE = "inet drover"
 SERVICES_TABLE = "ip drover"
 """That of `services`."""
 NFT_TIMEOUT_S = 20.0
-PACKAGES = {"nft": "nftables", "iptables": "iptables", "conntrack": "conntrack"}
+PACKAGES = {"nft": "nftables", "iptables": "iptables", "conntrack": "conntrack", "wg": "wireguard-tools"}
 
 
-def peers_script(addresses: Iterable[str], port: int) -> str:
-    """The transaction after which exactly `addresses` may send VXLAN to UDP `port`."""
+def peers_script(addresses: Iterable[str], port: int, through: str = "") -> str:
+    """The transaction after which exactly `addresses` may send VXLAN to UDP `port`, both ways by the device `through`
+    alone if one is given."""
     peers = ", ".join(sorted(addresses))
     lines = [
         f"add table {TABLE}",
@@ -31,7 +33,12 @@ def peers_script(addresses: Iterable[str], port: int) -> str:
         f"flush chain {TABLE} overlay",
         f"add rule {TABLE} overlay udp dport {port} meta nfproto ipv6 drop",
         f"add rule {TABLE} overlay udp dport {port} ip saddr != @peers drop",
+        f"add chain {TABLE} sent {{ type filter hook output priority filter; policy accept; }}",
+        f"flush chain {TABLE} sent",
     ]
+    if through:
+        lines.append(f'add rule {TABLE} overlay udp dport {port} iifname != "{through}" drop')
+        lines.append(f'add rule {TABLE} sent udp dport {port} oifname != "{through}" drop')
     return "\n".join(filter(None, lines)) + "\n"
 
 

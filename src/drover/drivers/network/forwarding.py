@@ -6,6 +6,8 @@ Theory of operation. Each remote address is three entries, all of one netlink me
     tunnel (VXLAN FDB) MAC  VTEP   AF_BRIDGE  vxlan   permanent  self
     port (bridge FDB)  MAC  -      AF_BRIDGE  vxlan   noarp      master     ("static": never aged or learned over)
     neighbour          IP   MAC    AF_INET    bridge  permanent  -
+    flood (VXLAN FDB)  VTEP -      AF_BRIDGE  vxlan   permanent  self       under the MAC of zeros, one per host: where
+                                                                            broadcasts go, on networks that ask for it
 
 A `Table` maps (entry, key) to value; the difference of two tables is a list of messages. The messages are packed here
 and sent many to a system call: pyroute2, used for everything else, takes 0.7 ms for each, which is ten seconds
@@ -23,12 +25,13 @@ from typing import Literal, NamedTuple
 
 from drover.decide.overlay import Remote
 
-Entry = Literal["tunnel", "port", "neighbour"]
+Entry = Literal["tunnel", "port", "neighbour", "flood"]
 Table = dict[tuple[Entry, str], str]
 
 NEW, DELETE, GET = 28, 29, 30
 ERROR, DONE = 2, 3
-REQUEST, ACK, REPLACE, CREATE, DUMP = 0x1, 0x4, 0x100, 0x400, 0x300
+REQUEST, ACK, REPLACE, CREATE, APPEND, DUMP = 0x1, 0x4, 0x100, 0x400, 0x800, 0x300
+ANY_MAC = "00:00:00:00:00:00"
 ATTR_DST, ATTR_LLADDR = 1, 2
 PERMANENT, NOARP = 0x80, 0x40
 SELF, MASTER = 0x2, 0x4
@@ -64,9 +67,9 @@ class Refusal(NamedTuple):
     errno: int
 
 
-def table_of(remotes: Iterable[Remote]) -> Table:
-    """The entries that carry these addresses."""
-    table: Table = {}
+def table_of(remotes: Iterable[Remote], flood: Iterable[str] = ()) -> Table:
+    """The entries that carry these addresses, and broadcasts to these hosts (their VTEPs)."""
+    table: Table = {("flood", vtep): "" for vtep in flood}
     for remote in remotes:
         table["tunnel", remote.mac] = remote.vtep
         table["port", remote.mac] = ""
@@ -83,10 +86,19 @@ def remotes_of(table: Mapping[tuple[Entry, str], str]) -> frozenset[Remote]:
     )
 
 
+def flood_of(table: Mapping[tuple[Entry, str], str]) -> frozenset[str]:
+    """The hosts (their VTEPs) to which a table floods."""
+    return frozenset(vtep for entry, vtep in table if entry == "flood")
+
+
 def difference(have: Table, want: Table) -> list[Change]:
     """What makes `want` of `have`: writes first, so that a moved address is never without an entry."""
     writes = [Change(entry, key, value) for (entry, key), value in want.items() if have.get((entry, key)) != value]
     return writes + [Change(entry, key, None) for entry, key in have if (entry, key) not in want]
+
+
+def flood_changes(written: frozenset[str], wanted: frozenset[str]) -> list[Change]:
+    return difference(table_of((), written), table_of((), wanted))
 
 
 def changes(written: frozenset[Remote], wanted: frozenset[Remote]) -> list[Change]:
@@ -158,9 +170,10 @@ class NeighbourSocket:
 
 
 def _pack(devices: Devices, change: Change, number: int) -> bytes:
+    writes = CREATE | (APPEND if change.entry == "flood" else REPLACE)
     return _message(
         DELETE if change.value is None else NEW,
-        REQUEST | ACK | (0 if change.value is None else REPLACE | CREATE),
+        REQUEST | ACK | (0 if change.value is None else writes),
         number,
         _body(devices, change.entry, change.key, change.value),
     )
@@ -174,9 +187,10 @@ def _body(devices: Devices, entry: Entry, key: str, value: str | None) -> bytes:
     if entry == "neighbour":
         head = NDMSG.pack(socket.AF_INET, devices.bridge, PERMANENT, 0, 0)
         return head + _ip(key) + (_mac(value) if value else b"")
-    if entry == "tunnel":
+    if entry in ("tunnel", "flood"):
+        mac, vtep = (ANY_MAC, key) if entry == "flood" else (key, value)
         head = NDMSG.pack(AF_BRIDGE, devices.vxlan, PERMANENT, SELF, 0)
-        return head + _mac(key) + (_ip(value) if value else b"")
+        return head + _mac(mac) + (_ip(vtep) if vtep else b"")
     return NDMSG.pack(AF_BRIDGE, devices.vxlan, NOARP, MASTER, 0) + _mac(key)
 
 
@@ -202,7 +216,7 @@ def _unpack(devices: Devices, payload: bytes) -> Table:
     if family == socket.AF_INET and index == devices.bridge and state & PERMANENT:
         return {("neighbour", ip): mac}
     if family == AF_BRIDGE and index == devices.vxlan and flags & SELF and ip:
-        return {("tunnel", mac): ip}
+        return {("flood", ip): ""} if mac == ANY_MAC else {("tunnel", mac): ip}
     if family == AF_BRIDGE and index == devices.vxlan and state & NOARP:
         return {("port", mac): ""}
     return {}

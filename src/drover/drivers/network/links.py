@@ -8,6 +8,7 @@ setting a bridge's MAC or taking it down, even to what it was, drops its neighbo
     bridge addresses     gateway/prefix first, then host/32                Docker adopts the first one in the subnet
     route                subnet on the bridge, source the host's address   the gateway address is on every host
     VXLAN device         VNI, underlay address, port, no learning          cannot be changed: made anew if it differs
+                         the tunnel's device, in a cluster that encrypts   packets leave by that device or not at all
     VXLAN port           no learning, no unicast flood, ARP answered here  nothing but known unicast on the underlay
     settings             no redirects, no IPv6                             one gateway address on every host; IPv6 would
                                                                            announce itself from it
@@ -33,6 +34,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from drover.decide.overlay import RealNetwork
 from drover.drivers.network.forwarding import Devices
+from drover.errors import NotFound
 
 ALIAS = "drover:"
 SYSCTL = Path("/proc/sys/net")
@@ -128,6 +130,8 @@ def _bridge(ip: IPRoute, net: RealNetwork) -> tuple[int, bool]:
 
 def _vxlan(ip: IPRoute, net: RealNetwork, bridge: int, joined: bool) -> tuple[int, bool]:
     wanted = {"vxlan_id": net.vni, "vxlan_local": net.underlay, "vxlan_port": net.port, "vxlan_learning": 0}
+    if net.through:
+        wanted["vxlan_link"] = _tunnel_index(ip, net)
     made = _made(ip, net.vxlan, "vxlan", wanted, {"address": net.host_mac, "mtu": net.mtu_bytes})
     link = _existing(ip, net.vxlan)
     if link.master != bridge:
@@ -137,6 +141,16 @@ def _vxlan(ip: IPRoute, net: RealNetwork, bridge: int, joined: bool) -> tuple[in
     if any(link.port.get(name) != value for name, value in PORT_OPTIONS.items()):
         ip.brport("set", index=link.index, **PORT_OPTIONS)
     return link.index, _settle(ip, net, link, net.host_mac, joined) or made
+
+
+def _tunnel_index(ip: IPRoute, net: RealNetwork) -> int:
+    link = find(ip, net.through)
+    if link is None:
+        raise NotFound(
+            f"The encrypted tunnel {net.through} is not there, so network {net.id} reaches no other host.",
+            hint="See `drover doctor network` on this host.",
+        )
+    return link.index
 
 
 def _made(ip: IPRoute, name: str, kind: str, fixed: dict[str, Any], initial: dict[str, Any]) -> bool:
@@ -170,11 +184,16 @@ def _settle(ip: IPRoute, net: RealNetwork, link: Link, mac: str, up: bool = True
     return "address" in wrong or not link.up
 
 
+def addresses(ip: IPRoute, index: int) -> list[tuple[str, int]]:
+    """The IPv4 addresses of a device in their order, each with its prefix length."""
+    return [(_attr(m, "IFA_LOCAL"), m["prefixlen"]) for m in ip.get_addr(family=socket.AF_INET, index=index)]
+
+
 def _addresses(ip: IPRoute, net: RealNetwork, bridge: int) -> bool:
     """Exactly the gateway's and the host's address, in this order. True if any was written: a device that loses its
     last address loses its neighbour entries."""
     wanted = [(net.gateway, net.prefix_length)] + ([(net.host_ip, 32)] if net.host_ip else [])
-    have = [(_attr(m, "IFA_LOCAL"), m["prefixlen"]) for m in ip.get_addr(family=socket.AF_INET, index=bridge)]
+    have = addresses(ip, bridge)
     kept = have if have == wanted[: len(have)] else []
     for address, length in have[len(kept) :]:
         ip.addr("del", index=bridge, address=address, prefixlen=length)

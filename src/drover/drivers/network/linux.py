@@ -18,14 +18,16 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from drover.decide.overlay import VXLAN_OVERHEAD_BYTES, VXLAN_PORT, RealNetwork, Remote
+from drover.decide.encryption import VXLAN_OVERHEAD_BYTES, Tunnel
+from drover.decide.overlay import VXLAN_PORT, RealNetwork, Remote
 from drover.decide.parking import Parked
 from drover.decide.tables import Tables
 from drover.drivers.network import filter as packet_filter
-from drover.drivers.network import forwarding, links, parking, services
+from drover.drivers.network import forwarding, links, parking, services, wireguard
 from drover.drivers.network.forwarding import Devices, NeighbourSocket, Refusal
 from drover.drivers.network.parked import Parking
 from drover.drivers.network.port import SeenNetwork
+from drover.drivers.network.wireguard import Encryption
 from drover.errors import DroverError, Forbidden, MissingTool, NotFound
 
 T = TypeVar("T")
@@ -34,14 +36,17 @@ T = TypeVar("T")
 class LinuxNetwork:
     """The kernel of the network namespace that `LinuxNetwork` was first used in."""
 
-    def __init__(self, joined: bool = True) -> None:
-        """Unless `joined`, new VXLAN devices stay down, and those that are there are left alone, until `join_hosts`."""
+    def __init__(self, joined: bool = True, encryption: Encryption | None = None) -> None:
+        """Unless `joined`, new VXLAN devices stay down, and those that are there are left alone, until `join_hosts`.
+        `encryption`: how this host encrypts, if it was set up to."""
         self._joined = joined
+        self._encryption = encryption
+        self._tunnel: Tunnel | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
         self._ip: IPRoute | None = None
         self._neighbours: NeighbourSocket | None = None
         self._devices: dict[int, Devices] = {}
-        self._written: dict[int, frozenset[Remote]] = {}
+        self._written: dict[int, tuple[frozenset[Remote], frozenset[str]]] = {}
         self._tables: Tables | None = None
         self._leaving: frozenset[str] = frozenset()
         self._image: services.Image | None = None
@@ -61,11 +66,16 @@ class LinuxNetwork:
 
     async def set_remotes(self, net: RealNetwork, entries: Iterable[Remote], *, verify: bool = False) -> None:
         wanted = frozenset(entries)
-        if verify or self._written.get(net.vni) is not wanted:
+        remotes, flood = self._written.get(net.vni, (None, None))
+        if verify or remotes is not wanted or flood != net.flood:
             await self._run(lambda: self._set_remotes(net, wanted, verify))
 
-    async def set_peers(self, addresses: Iterable[str], port: int = VXLAN_PORT) -> None:
-        script = packet_filter.peers_script(addresses, port)
+    async def set_tunnel(self, tunnel: Tunnel | None, *, verify: bool = False) -> None:
+        if tunnel != self._tunnel or verify:
+            await self._run(lambda: self._set_tunnel(tunnel))
+
+    async def set_peers(self, addresses: Iterable[str], port: int = VXLAN_PORT, *, through: str = "") -> None:
+        script = packet_filter.peers_script(addresses, port, through)
         await self._run(lambda: packet_filter.apply(script))
 
     async def set_services(self, tables: Tables, *, verify: bool = False) -> None:
@@ -82,8 +92,9 @@ class LinuxNetwork:
     async def park(self, parked: Iterable[Parked]) -> None:
         await self._parking.hold(frozenset(parked))
 
-    async def doubts(self, tables: Tables) -> list[str]:
-        return await self._run(lambda: _doubts(tables))
+    async def doubts(self, tables: Tables, tunnel: Tunnel | None = None) -> list[str]:
+        found = await self._run(lambda: wireguard.differences(self._route(), tunnel)) if tunnel else []
+        return found + await self._run(lambda: _doubts(tables))
 
     async def join_hosts(self, joined: bool) -> None:
         await self._run(lambda: self._join_hosts(joined))
@@ -97,6 +108,7 @@ class LinuxNetwork:
     async def purge(self) -> None:
         for vni in await self.seen():
             await self.remove(vni)
+        await self.set_tunnel(None, verify=True)
         await self._run(self._purge_filters)
 
     async def close(self) -> None:
@@ -127,17 +139,30 @@ class LinuxNetwork:
             self._written.pop(net.vni, None)
         self._devices[net.vni] = devices
 
+    def _set_tunnel(self, tunnel: Tunnel | None) -> None:
+        device, self._tunnel = (tunnel or self._tunnel or Tunnel(address="", mtu_bytes=0)).device, None
+        if tunnel is None:
+            wireguard.remove(self._route(), device)
+        elif self._encryption is None:
+            raise MissingTool(
+                "This host was not set up to encrypt, and its cluster does: it carries no traffic to other hosts.",
+                hint="drover leave --purge, then join anew.",
+            )
+        else:
+            wireguard.set_up(self._route(), tunnel, self._encryption)
+        self._tunnel = tunnel
+
     def _set_remotes(self, net: RealNetwork, wanted: frozenset[Remote], verify: bool) -> None:
         devices = self._devices.get(net.vni)
         if devices is None:
             raise NotFound(f"Network {net.id} is not realised on this host.", hint="Realise it first.")
         written = self._written.pop(net.vni, None)
         if written is None or verify:
-            changes = forwarding.difference(self._socket().read(devices), forwarding.table_of(wanted))
+            changes = forwarding.difference(self._socket().read(devices), forwarding.table_of(wanted, net.flood))
         else:
-            changes = forwarding.changes(written, wanted)
+            changes = forwarding.changes(written[0], wanted) + forwarding.flood_changes(written[1], net.flood)
         _check(net, self._socket().apply(devices, changes))
-        self._written[net.vni] = wanted
+        self._written[net.vni] = wanted, net.flood
 
     def _set_services(self, tables: Tables, verify: bool) -> None:
         wanted = services.render(tables)
@@ -191,6 +216,7 @@ class LinuxNetwork:
             complete=joined and bridge.up and vxlan is not None and vxlan.up,
             mtu_bytes=bridge.mtu,
             remotes=forwarding.remotes_of(table),
+            flood=forwarding.flood_of(table),
         )
 
     def _close(self) -> None:

@@ -5,6 +5,7 @@ piece. Every method can be repeated without harm and repairs whatever differs fr
 starts (host, engine, daemon) does not matter. Two implementations pass one contract suite
 (`tests/contract/network_contract.py`): `linux` (the kernel of the namespace it runs in) and `fake` (in memory).
 
+    in a cluster that encrypts, first        set_tunnel
     before the engine's network is made      realise, set_remotes
     when an address moves                    set_remotes, on every host that uses the network
     when a host joins or leaves              set_peers
@@ -27,6 +28,7 @@ from typing import Protocol
 
 import msgspec
 
+from drover.decide.encryption import Tunnel
 from drover.decide.overlay import RealNetwork, Remote
 from drover.decide.parking import Parked
 from drover.decide.tables import Tables
@@ -40,6 +42,7 @@ class SeenNetwork(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     mtu_bytes: int = 0
     remotes: frozenset[Remote] = frozenset()
+    flood: frozenset[str] = frozenset()
 
 
 class NetworkDriver(Protocol):
@@ -56,15 +59,22 @@ class NetworkDriver(Protocol):
         ...
 
     async def set_remotes(self, net: RealNetwork, entries: Iterable[Remote], *, verify: bool = False) -> None:
-        """Make the network's static entries exactly `entries`; only differences are written.
+        """Make the network's static entries exactly `entries`, and its broadcasts go to exactly the hosts of
+        `net.flood`; only differences are written.
 
         What was written before is remembered; with `verify` the kernel's tables are read first (5,000 addresses:
         a fifth of a second), which also repairs what somebody else changed. Raises `NotFound` before `realise`.
         """
         ...
 
-    async def set_peers(self, addresses: Iterable[str], port: int = 4789) -> None:
-        """Accept VXLAN on UDP `port` from these underlay addresses only, in one step."""
+    async def set_tunnel(self, tunnel: Tunnel | None, *, verify: bool = False) -> None:
+        """Have the encrypted tunnel with exactly these peers; None: have none. Nothing is written if nothing changed
+        since, unless `verify` says to look. Raises `MissingTool` where this host cannot encrypt."""
+        ...
+
+    async def set_peers(self, addresses: Iterable[str], port: int = 4789, *, through: str = "") -> None:
+        """Accept VXLAN on UDP `port` from these addresses only, in one step. With `through`, by that device only, and
+        none leaves by another one."""
         ...
 
     async def set_services(self, tables: Tables, *, verify: bool = False) -> None:
@@ -79,8 +89,8 @@ class NetworkDriver(Protocol):
         """Let frames leave a network's bridge by the port they came in by: a container may be its own backend."""
         ...
 
-    async def doubts(self, tables: Tables) -> list[str]:
-        """What the kernel has otherwise than `set_services(tables)` would leave it; one phrase each."""
+    async def doubts(self, tables: Tables, tunnel: Tunnel | None = None) -> list[str]:
+        """What the kernel has otherwise than `set_services` and `set_tunnel` would leave it; one phrase each."""
         ...
 
     async def join_hosts(self, joined: bool) -> None:
@@ -102,7 +112,7 @@ class NetworkDriver(Protocol):
         ...
 
     async def purge(self) -> None:
-        """Remove everything of ours: all networks and the filter."""
+        """Remove everything of ours: all networks, the tunnel and the filter."""
         ...
 
     async def close(self) -> None:
