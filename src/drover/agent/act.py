@@ -30,6 +30,7 @@ from drover.decide import encryption, overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of
 from drover.decide.parking import parked
+from drover.decide.fence import Restarts
 from drover.decide.removal import container_removal
 from drover.decide.tables import host_networks, networks_everywhere
 from drover.drivers.engine.port import Engine, SeenContainer
@@ -113,6 +114,8 @@ class Actor:
                 await self._create(container)
             case s.StartContainer(container):
                 await self._start(container)
+            case s.RestartContainer(container):
+                await self._restart(container)
             case s.Perform(container, order):
                 await self._order(container, order)
             case s.Forget(container):
@@ -165,7 +168,10 @@ class Actor:
         answer = answer_of(self._cluster, self._host, self._view.answers, container)
         seen = self._view.containers.get(container)
         interrupted = seen is not None and self._view.was_interrupted(seen)
-        facts = container_facts(self._host, container, seen, answer, progress, interrupted=interrupted)
+        mended = self._view.mended.get(container, Restarts()).count
+        facts = container_facts(
+            self._host, container, seen, answer, progress, interrupted=interrupted, unhealthy_restarts=mended
+        )
         self._reporter.report(r.key("container_facts", self._host, container), facts)
 
     def answer(self, container: str, order: r.Order, status: int, text: str) -> None:
@@ -322,6 +328,16 @@ class Actor:
         if status >= 400:
             raise DroverError(f"container {container[:12]} could not be started: {_message(text)}")
 
+    async def _restart(self, container: str) -> None:
+        """Its health check fails."""
+        seen = self._view.containers[container]
+        self._view.mended_again(container)
+        status, text = await self.start_engine(seen.engine_id, "restart")
+        await self._look(container, seen.engine_id)
+        self.report(container)
+        if status >= 400:
+            raise DroverError(f"container {container[:12]} could not be restarted: {_message(text)}")
+
     async def _order(self, container: str, order: r.Order) -> None:
         seen = self._view.containers[container]
         if order.verb == "create":
@@ -340,6 +356,7 @@ class Actor:
         record = self._cluster.containers[container]
         if order.verb in ("start", "restart"):
             self._view.restarts.pop(container, None)
+            self._view.mended.pop(container, None)
             await self._endpoints.settle(record)
             return await self.start_engine(engine_id, order.verb, order.query, order.body)
         if order.verb not in ("connect", "disconnect"):

@@ -32,6 +32,7 @@ def container_facts(
     progress: str = "",
     *,
     interrupted: bool = False,
+    unhealthy_restarts: int = 0,
 ) -> r.ContainerFacts:
     """The facts record of one container: what the engine shows (None: it does not have it) and the last answer."""
     if seen is None:
@@ -51,6 +52,7 @@ def container_facts(
         image=seen.image,
         epoch=seen.epoch,
         interrupted=interrupted,
+        unhealthy_restarts=unhealthy_restarts,
         answer=answer,
         progress=progress,
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from drover.decide.converge import Seen, SeenHere
 from drover.decide.fence import Restarts, exited, started_again
+from drover.decide.unhealthy import restarted
 from drover.drivers.engine.port import SeenContainer
 from drover.model import records as r
 
@@ -33,6 +34,8 @@ class View:
         self.stopped_for_move: set[str] = set()
         """Engine ids of what ran until its move stopped it."""
         self.restarts: dict[str, Restarts] = {}
+        self.mended: dict[str, Restarts] = {}
+        """Restarts for the sake of health, by cluster id."""
 
     def was_interrupted(self, seen: SeenContainer) -> bool:
         """Whether its process ended because Drover stopped it."""
@@ -53,6 +56,8 @@ class View:
     def learn(self, seen: SeenContainer) -> None:
         """One container was looked at."""
         other = self.containers.get(seen.id)
+        if seen.health == "healthy":
+            self.mended.pop(seen.id, None)
         if other is not None and other.engine_id == seen.engine_id and other.state == "running" != seen.state:
             self.restarts[seen.id] = exited(self.restarts.get(seen.id, Restarts()), self._now())
         if other is None or other.engine_id == seen.engine_id or other.epoch < seen.epoch:
@@ -76,6 +81,10 @@ class View:
         """The agent started it without being asked to."""
         self.restarts[container] = started_again(self.restarts.get(container, Restarts()), self._now())
 
+    def mended_again(self, container: str) -> None:
+        """The agent restarted it because it was unhealthy."""
+        self.mended[container] = restarted(self.mended.get(container, Restarts()), self._now())
+
     def forget(self) -> None:
         """The engine went away: what it shows is unknown, which is not empty."""
         self.known = False
@@ -95,8 +104,11 @@ class View:
             held=dict(self.held),
             fenced=frozenset(self.fenced),
             restarts=dict(self.restarts),
+            mended=dict(self.mended),
         )
 
 
 def _here(seen: SeenContainer) -> SeenHere:
-    return SeenHere(engine_id=seen.engine_id, state=seen.state, epoch=seen.epoch, exit_code=seen.exit_code)
+    return SeenHere(
+        engine_id=seen.engine_id, state=seen.state, epoch=seen.epoch, exit_code=seen.exit_code, health=seen.health
+    )

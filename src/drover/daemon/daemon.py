@@ -128,6 +128,7 @@ class Daemon:
             self._note_losses,
             self.recoverer.recover,
             self.evacuator.evacuate,
+            self.evacuator.heal,
             self._keep_quorum,
             self._keep_networks,
             self.rebalancer.by_itself,

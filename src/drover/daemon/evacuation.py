@@ -1,4 +1,5 @@
-"""The leader's duty to empty hosts that drain or shut down: `decide.evacuate`, committed move by move.
+"""The leader's duties to move containers off hosts: those that drain or shut down (`decide.evacuate`), and those where a
+container is unhealthy whatever is done there (`decide.unhealthy`), committed move by move.
 
 Each move is a conditional commit of its own: one that conflicts, or whose answer is lost, is decided again in the next
 round, which begins by looking.
@@ -12,6 +13,7 @@ import structlog
 
 from drover.decide.evacuate import emptied_hosts, evacuation
 from drover.decide.moves import Commit
+from drover.decide.unhealthy import moves_of_unhealthy
 from drover.store.mirror import Mirror
 from drover.store.port import CommitConflict, Store
 
@@ -34,6 +36,13 @@ class Evacuator:
             revisions = [await begun(self._store, commit) for commit in begin]
             if revisions:
                 await self._mirror.reached(max(revisions), REACH_S)
+
+    async def heal(self) -> None:
+        """Unhealthy containers that restarts did not help try another host."""
+        found = list(moves_of_unhealthy(self._mirror.cluster, self._now()))
+        for name, commit in found:
+            log.info("an unhealthy container moves", name=name)
+            await self._mirror.reached(await begun(self._store, commit), REACH_S)
 
 
 async def begun(store: Store, commit: Commit) -> int:

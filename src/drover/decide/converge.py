@@ -20,6 +20,8 @@ while the host has not answered its number; `seen` is the container as this engi
                               or a move, stopped it
     no              exited    desired is running; it holds     -> StartContainer, after Docker's own delay (the
                               claims; its policy says so          engine's policy for it is `no`, see `decide.fence`)
+    no              running   unhealthy, and it is to be       -> RestartContainer, after a delay that grows
+                              restarted then
     no              yes                                        -> nothing
 
 Then: engine containers of ours that are not placed here (or carry an older epoch) are strays; networks and volumes of
@@ -47,6 +49,7 @@ from drover.decide.moves import active, expected_here, is_over, next_step, stand
 from drover.decide.overlay import DEFAULT_NETWORK
 from drover.decide.replicas import has_copies, kept_here, spare
 from drover.decide.spare_images import spares
+from drover.decide.unhealthy import policy
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import Spec, parse_spec
@@ -63,6 +66,7 @@ class SeenHere(msgspec.Struct, frozen=True):
     state: str
     epoch: int = 0
     exit_code: int = 0
+    health: str = ""
 
     @property
     def runs(self) -> bool:
@@ -78,7 +82,8 @@ class Seen(msgspec.Struct, frozen=True):
     ids known to be present;
     `answers` are this host's own last answers, which may be newer than those in the store; `held` maps an object to the
     time before which it must not be tried again. `fenced` are the engine ids of containers that this host's fence
-    stopped; `restarts` says of a container how often the agent has started it again.
+    stopped; `restarts` says of a container how often the agent has started it again, `mended` how often it was restarted
+    for its health.
     """
 
     containers: Mapping[str, SeenHere] | None = None
@@ -93,6 +98,7 @@ class Seen(msgspec.Struct, frozen=True):
     held: Mapping[str, float] = {}
     fenced: frozenset[str] = frozenset()
     restarts: Mapping[str, Restarts] = {}
+    mended: Mapping[str, Restarts] = {}
 
 
 class _Context(msgspec.Struct, frozen=True):
@@ -133,9 +139,10 @@ def _plan(context: _Context, steps: Iterable[s.Step], waits: list[s.Wait]) -> s.
         until = context.seen.held.get(step.object, 0.0)
         if isinstance(step, s.RefreshReplica) and step.due_at > max(until, context.now):
             again_at = min(again_at, step.due_at) if again_at else step.due_at
-        elif isinstance(step, s.StartContainer) and step.due_at > max(until, context.now):
+        elif isinstance(step, s.StartContainer | s.RestartContainer) and step.due_at > max(until, context.now):
             again_at = min(again_at, step.due_at) if again_at else step.due_at
-            waits.append(s.Wait(step.object, f"ended; started again in {step.due_at - context.now:.1f} s"))
+            why = "ended; started again" if isinstance(step, s.StartContainer) else "is unhealthy; restarted"
+            waits.append(s.Wait(step.object, f"{why} in {step.due_at - context.now:.1f} s"))
         elif until > context.now:
             again_at = min(again_at, until) if again_at else until
             waits.append(s.Wait(step.object, f"tried and failed; again in {until - context.now:.1f} s"))
@@ -302,6 +309,9 @@ def _present(
         needs = _start_needs(context, container) if again else []
         _need(container, needs, steps, waits)
         steps += [] if needs else again
+    elif here.state == "running" and here.health == "unhealthy" and policy(parse_spec(container.body)) != "leave":
+        done = context.seen.mended.get(container.id, Restarts())
+        steps.append(s.RestartContainer(container.id, due_at=done.due_at))
 
 
 def _again(context: _Context, container: r.Container, here: SeenHere) -> Iterable[s.Step]:

@@ -12,6 +12,7 @@ down. A key names one event for ever, so writing it twice is no harm.
     placements        on another host                     container.moved, container.recovered (its host was lost)
     container_facts   ended with an error, or for memory  container.crashed, container.oom
                       health is bad, is good again        container.unhealthy, container.healthy
+                      restarted for that                  container.restarted
                       the engine refused an order         container.failed
     moves             given up                            move.failed
     volumes           promoted after a death              volume.promoted
@@ -36,8 +37,8 @@ TABLE = "events"
 TYPES = (
     "host.joined", "host.removed", "host.scheduling", "host.lost", "host.back", "engine.silent", "engine.back",
     "disk.low", "disk.ok", "container.moved", "container.recovered", "container.crashed", "container.oom",
-    "container.unhealthy", "container.healthy", "container.failed", "move.failed", "volume.promoted", "store.member",
-    "hook.failed",
+    "container.unhealthy", "container.healthy", "container.restarted", "container.failed", "move.failed",
+    "volume.promoted", "store.member", "hook.failed",
 )  # fmt: skip
 Found = Iterator[tuple[str, str, str]]
 """Type, subject, sentence."""
@@ -161,6 +162,8 @@ def _ended(record: r.Container, where: str, old: r.ContainerFacts, new: r.Contai
 def _health(record: r.Container, where: str, old: r.ContainerFacts, new: r.ContainerFacts) -> Found:
     if new.health == "unhealthy" and old.health != "unhealthy":
         yield "container.unhealthy", record.name, f"{where} is unhealthy: its health check fails"
+    elif new.unhealthy_restarts > old.unhealthy_restarts:
+        yield "container.restarted", record.name, f"{where} was restarted: its health check fails"
     elif new.health == "healthy" and old.health == "unhealthy":
         yield "container.healthy", record.name, f"{where} is healthy again"
 

@@ -10,6 +10,7 @@ Each step has an `object` (what it is about): the agent runs at most one step pe
     CreateContainer  container/ID       the engine shows the container
     Perform          container/ID       the order's answer is reported
     StartContainer   container/ID       the engine shows it running
+    RestartContainer container/ID       the engine has restarted it
     Forget           container/ID       the container's records are gone
     RemoveStray      stray/ENGINE-ID    the engine no longer shows it
     RemoveNetwork    network/ID         the engine no longer shows it
@@ -101,6 +102,12 @@ class CreateContainer(ContainerStep, frozen=True):
 
 class StartContainer(ContainerStep, frozen=True):
     """Start without an order: the container should run, and it was made anew, or ended; not before `due_at`."""
+
+    due_at: float = 0.0
+
+
+class RestartContainer(ContainerStep, frozen=True):
+    """Restart without an order: its health check fails; not before `due_at`."""
 
     due_at: float = 0.0
 

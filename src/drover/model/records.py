@@ -194,6 +194,8 @@ class ContainerFacts(Record, frozen=True):
     oom: bool = False
     """Its last process was killed because it used more memory than it may."""
     health: str = ""
+    unhealthy_restarts: int = 0
+    """How often it was restarted because its health check failed, since it was healthy last."""
     error: str = ""
     pid: int = 0
     started_at: str = ""
