@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both do all their own set-up.
 PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-.PHONY: setup check test lab demo bench faults docs conformance matrix chaos clean
+.PHONY: setup check test proofs lab demo bench faults docs conformance matrix chaos clean
 
 setup: .venv/.done ## the virtual environment and the system packages
 	@tools/system-packages
@@ -21,6 +21,10 @@ test: setup ## everything: check, then the lab suite on real engines (root)
 	$(MAKE) check
 	$(PY) -m pytest -q -m etcd
 	$(SUDO) $(PY) -m pytest -q -m lab
+
+proofs: setup ## the network's promises at length: 100,000 connections, 50 rounds of trouble, 20 moves (root, half an hour)
+	$(SUDO) DROVER_NET_CONNECTIONS=100000 DROVER_NET_CHANGES=50 DROVER_NET_ROUNDS=50 DROVER_NET_MOVES=20 \
+	    $(PY) -m pytest -q -s -m lab --timeout 3600 tests/lab/test_network_services.py
 
 demo: setup ## a three-host cluster on this machine, told as it happens (root)
 	@tools/clients compose

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from bench import calls, clients, daemon, images, labup, run, streams
+from bench import calls, clients, daemon, images, labup, many, overlay, run, streams
 from bench.bed import FULL, QUICK, Bed
 from bench.frame import Report, Row
 
@@ -27,6 +27,8 @@ GROUPS: Mapping[str, Callable[[Bed], Iterator[Row]]] = {
     "images": images.rows,
     "daemon": daemon.rows,
     "clients": clients.rows,
+    "overlay": overlay.rows,
+    "many": many.rows,
 }
 
 

@@ -1,26 +1,35 @@
 """Cluster networks, published ports and services on three real hosts, through the gateway and the CLI alone.
 
-Figures are printed, never asserted. Longer runs: DROVER_NET_CONNECTIONS (default 3000) connections through a virtual
-address, DROVER_NET_ROUNDS (default 4) rounds of trouble.
+Figures are printed, never asserted. `make proofs` runs all of it at length:
+
+    DROVER_NET_CONNECTIONS   3000   connections through a virtual address, during changes and after them
+    DROVER_NET_CHANGES       3      restarts of its containers meanwhile
+    DROVER_NET_MOVES         2      moves of a container that is pinged
+    DROVER_NET_ROUNDS        4      rounds of trouble
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from probes import ASK_WHO, CONNECT, FETCHES, PINGS, UDP_ASK, UDP_ECHO, WHO_ASKS
 
+from drover.decide.overlay import mac_of
 from drover.lab import Lab, LabHost, cluster
 from drover.lab.processes import wait_until
 
@@ -32,49 +41,13 @@ pytestmark = [
 
 DEADLINE_S = 120.0
 CONNECTIONS = int(os.environ.get("DROVER_NET_CONNECTIONS", "3000"))
+CHANGES = int(os.environ.get("DROVER_NET_CHANGES", "3"))
+MOVES = int(os.environ.get("DROVER_NET_MOVES", "2"))
 ROUNDS = int(os.environ.get("DROVER_NET_ROUNDS", "4"))
 NETWORKS = ("red", "green", "blue")
 SERVER = "hostname > /index.html; exec httpd -f -p 80 -h /"
 LISTENS = "grep -q ':0050 ' /proc/net/tcp"
 HEALTH = ("--health-cmd", LISTENS, "--health-interval", "500ms", "--health-retries", "1")
-UDP_ECHO = """
-import socket
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("0.0.0.0", 5300))
-print("ready", flush=True)
-while True:
-    data, client = server.recvfrom(100)
-    server.sendto(data, client)
-"""
-UDP_ASK = """
-import socket, sys
-client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-client.settimeout(5)
-client.sendto(b"echo", (sys.argv[1], 5300))
-print(client.recv(100).decode())
-"""
-CONNECT = """
-import collections, json, socket, sys, time
-address, wanted, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-served, failed, errors = collections.Counter(), 0, collections.Counter()
-begun = time.monotonic()
-def stopped():
-    try:
-        open(stop).close()
-    except OSError:
-        return False
-    return True
-while sum(served.values()) + failed < wanted or (stop != "-" and not stopped()):
-    try:
-        with socket.create_connection((address, 80), 10) as connection:
-            connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-            answer = connection.makefile("rb").read().split(b"\\r\\n\\r\\n", 1)[1]
-        served[answer.decode().strip()] += 1
-    except (OSError, IndexError) as error:
-        failed += 1
-        errors[repr(error)] += 1
-print(json.dumps({"served": served, "failed": failed, "errors": errors, "s": time.monotonic() - begun}))
-"""
 
 
 class Cluster:
@@ -151,6 +124,7 @@ def test_pairs_reach_each_other_within_a_network_and_not_across(world: Cluster) 
             shown = world.docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", name)
             ips[name] = json.loads(shown)[network]["IPAddress"]
     assert len(set(ips.values())) == len(ips)
+    _see_who_asks(world, {name: ip for name, ip in ips.items() if name.startswith(NETWORKS[0])})
     for name in ips:
         network = name.split("-")[0]
         for other, ip in ips.items():
@@ -160,8 +134,25 @@ def test_pairs_reach_each_other_within_a_network_and_not_across(world: Cluster) 
             assert (" 0% packet loss" in told) == same, (name, other, told)
         peers = [world.docker("exec", name, "nslookup", f"{network}-{host.name}") for host in world.lab.hosts]
         assert all(ips[f"{network}-{host.name}"] in told for host, told in zip(world.lab.hosts, peers, strict=True))
+        outside = world.docker("exec", name, "ping", "-c", "2", "-W", "5", world.lab.topology.gateway, check=False)
+        assert " 0% packet loss" in outside, (name, outside)
     world.docker("rm", "-f", *ips)
     world.docker("network", "rm", *NETWORKS)
+
+
+def _see_who_asks(world: Cluster, ips: dict[str, str]) -> None:
+    """Each container sees the others under their own addresses: nothing is translated between containers."""
+    for name, ip in ips.items():
+        argv = world.host_of(name).argv(world.inside(name, sys.executable, "-c", WHO_ASKS))
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout is not None
+                assert server.stdout.readline() == "ready\n"
+                for client, own in ips.items():
+                    ask = world.inside(client, sys.executable, "-c", ASK_WHO, ip)
+                    assert world.host_of(client).exec(ask).stdout.strip() == own, (client, name)
+            finally:
+                server.terminate()
 
 
 def test_a_published_port_answers_on_every_host(world: Cluster) -> None:
@@ -249,14 +240,14 @@ def test_a_service_is_balanced_while_its_containers_change(world: Cluster, tmp_p
     argv = world.inside("client", sys.executable, "-c", CONNECT, address, str(CONNECTIONS), str(stop))
     client = world.host_of("client").argv(argv)
     with subprocess.Popen(client, stdout=subprocess.PIPE, text=True) as rolling:
-        for name in names:
-            world.docker("restart", name)
+        for number in range(CHANGES):
+            world.docker("restart", names[number % len(names)])
             _wait_for_backends(world, address, 3)
         stop.touch()
         assert rolling.stdout is not None
         during = msgspec.json.decode(rolling.stdout.read(), type=Outcome)
     steady = _connections(world, address, CONNECTIONS)
-    print(f"\nduring {len(names)} rolling changes: {during}\nsteady: {steady}")
+    print(f"\nduring {CHANGES} rolling changes: {during}\nsteady: {steady}")
     assert (during.failed, steady.failed) == (0, 0)
     assert len(steady.served) == 3
     assert all(abs(count - CONNECTIONS / 3) <= CONNECTIONS / 30 for count in steady.served.values())
@@ -288,16 +279,88 @@ def _wait_for_backends(world: Cluster, address: str, number: int) -> None:
     )
 
 
+def test_a_container_keeps_its_address_while_it_moves(world: Cluster, tmp_path: Path) -> None:
+    """A pinger at 5 ms and an open-loop HTTP client, on h1, see what a move costs, and beside it what a restart of a
+    container costs that only an engine knows: the difference is Drover's."""
+    world.docker("network", "create", "way")
+    world.run("watcher", "--network", "way", host="h1", command="exec sleep 100000")
+    world.run("roamer", "--network", "way", "--stop-signal", "SIGKILL")
+    ip = _address(world, "roamer")
+    other = ".".join((*ip.split(".")[:3], "200"))
+    engine = ("docker", "-H", f"unix://{world.first.docker_socket}")
+    kept = ("--network", "way", "--ip", other, "--stop-signal", "SIGKILL", "busybox", "sh", "-c", SERVER)
+    world.first.exec([*engine, "run", "-d", "--name", "reference", *kept])
+    logs = {"ping": tmp_path / "ping", "http": tmp_path / "http"}
+    programs = {"ping": (PINGS, "0.005"), "http": (FETCHES, "0.02")}
+    clients = [
+        subprocess.Popen(
+            world.first.argv(
+                world.inside("watcher", sys.executable, "-c", program, f"{ip},{other}", interval, str(log))
+            )
+        )
+        for (program, interval), log in zip(programs.values(), logs.values(), strict=True)
+    ]
+    gaps: dict[str, list[dict[str, float]]] = {"restart": [], "move": []}
+    try:
+        wait_until(lambda: all(log.exists() for log in logs.values()), "replies", deadline_s=DEADLINE_S)
+        for number in range(MOVES):
+            restart = [*engine, "restart", "reference"]
+            gaps["restart"].append(_gaps_ms(logs, other, lambda r=restart: world.first.exec(r)))  # type: ignore[misc]
+            here = world.host_of("roamer")
+            target = next(host for host in world.lab.hosts[number % 3 :] + world.lab.hosts if host.name != here.name)
+            move = ["drover", "move", "roamer", "--to", target.name]
+            gaps["move"].append(_gaps_ms(logs, ip, lambda m=move: world.first.exec(m, timeout_s=DEADLINE_S)))  # type: ignore[misc]
+            assert world.host_of("roamer").name == target.name
+            assert _address(world, "roamer") == ip
+            entry = world.first.exec(world.inside("watcher", "ip", "neigh", "show", ip)).stdout
+            assert f"lladdr {mac_of(ip)} " in entry, entry
+            world.wait_for_health()
+    finally:
+        for client in clients:
+            client.kill()
+            client.wait()
+    for what, kind in itertools.product(gaps, logs):
+        each = [gap[kind] for gap in gaps[what]]
+        print(f"\n{what}, {kind}: longest gap {statistics.median(each):.0f} ms (median), at most {max(each):.0f} ms")
+    world.first.exec([*engine, "rm", "-f", "reference"])
+    world.docker("rm", "-f", "roamer", "watcher")
+    world.docker("network", "rm", "way")
+
+
+def _address(world: Cluster, name: str) -> str:
+    return world.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
+
+
+def _gaps_ms(logs: dict[str, Path], address: str, action: Callable[[], object]) -> dict[str, float]:
+    """The longest time without a reply, by client, from an action's begin until both have replies again after it."""
+    begun = time.monotonic()
+    action()
+    done = time.monotonic()
+    found = {}
+    for kind, log in logs.items():
+        wait_until(lambda f=log: _replies(f, address)[-1] > done, "a reply", deadline_s=DEADLINE_S)  # type: ignore[misc]
+        times = [reply for reply in _replies(log, address) if reply > begun - 0.5]
+        found[kind] = max(after - before for before, after in itertools.pairwise(times)) * 1000
+    return found
+
+
+def _replies(log: Path, address: str) -> list[float]:
+    """When replies came from an address, the last ones."""
+    lines = [line.split() for line in log.read_text().splitlines()[-20_000:]]
+    return [0.0, *sorted(float(words[1]) for words in lines if len(words) == 2 and words[0] == address)]
+
+
 def test_trouble_leaves_the_tables_right(world: Cluster) -> None:
     world.run("steady", "-p", "8081:80", "--restart", "always")
     dice = random.Random(4)
     for number in range(ROUNDS):
         host = dice.choice(world.lab.hosts)
-        kind = dice.choice((_kill_daemon, _restart_engine, _cut))
+        kind = dice.choice((_kill_daemon, _restart_engine, _cut, _cut_for_long))
         started = time.monotonic()
         kind(host)
         world.wait_for_health()
         print(f"\nround {number}: {kind.__name__} {host.name}: right again after {time.monotonic() - started:.1f} s")
+        assert _twice(world) == []
         for one in world.lab.hosts:
             wait_until(
                 lambda h=one: world.fetch(h, "127.0.0.1:8081") != "",  # type: ignore[misc]
@@ -330,6 +393,24 @@ def _cut(host: LabHost) -> None:
     host.cut()
     time.sleep(2)
     host.heal()
+
+
+def _cut_for_long(host: LabHost) -> None:
+    """Longer than its lease: its containers go to other hosts."""
+    host.cut()
+    time.sleep(8)
+    host.heal()
+
+
+def _twice(world: Cluster) -> list[str]:
+    """The addresses that running containers of more than one engine have."""
+    show = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    found: Counter[str] = Counter()
+    for host in world.lab.hosts:
+        engine = f"docker -H unix://{host.docker_socket}"
+        line = f"{engine} inspect -f '{show}' $({engine} ps -q --filter label=drover.id) ''"
+        found.update(host.exec(["sh", "-c", line], check=False).stdout.split())
+    return [ip for ip, number in found.items() if number > 1]
 
 
 def test_damage_is_named_and_repaired(world: Cluster) -> None:

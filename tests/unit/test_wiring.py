@@ -110,6 +110,11 @@ def _move(container: str, phase: r.Phase) -> Command:
     return changes
 
 
+def _move(container: str, target: str, phase: r.Phase) -> Command:
+    record = r.Move(source="h2", target=target, container=container, phase=phase)
+    return lambda _: [put(r.key("moves", container), record)]
+
+
 def _removal(number: int) -> Command:
     """The removal of one of the records that are there."""
     return lambda cluster: (
@@ -141,6 +146,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(_address, _containers, _networks, st.integers(10, 13)),
     st.builds(_port, _containers, _of(("*", "h1")), _of(("tcp", "udp")), _services),
     st.builds(_virtual, _of(SERVICES), _networks, st.integers(1, 3)),
+    st.builds(_move, _containers, _of(HOSTS), _of(("copying", "handed"))),
     st.builds(_removal, st.integers(0, 10_000)),
 )
 START: list[Command] = [
@@ -239,6 +245,15 @@ def test_a_change_of_one_service_leaves_the_others_values_alone() -> None:
     assert after.zones["n1"].names["tasks.web"] == ("10.44.0.20", "10.44.0.22")
     assert after.zones["n1"].names["c-d"] is before.zones["n1"].names["c-d"]
     assert after.networks["n1"] is before.networks["n1"]
+
+
+def test_a_network_is_made_before_the_container_that_moves_here() -> None:
+    alone = _run(START_CLUSTER, [_address("f", "n2", 10)])
+    before = follow(Wiring(host="h1", mtu_bytes=MTU_BYTES), alone)
+    coming = follow(before, _run(alone, [_move("f", "h1", "copying")]))
+    gone = follow(coming, _run(alone, [_move("f", "h1", "aborted")]))
+    assert ["n2" in one.networks for one in (before, coming, gone)] == [False, True, False]
+    assert [entry.ip for entry in coming.networks["n2"].remotes if entry.ip.endswith(".10")] == ["10.45.0.10"]
 
 
 def test_a_host_that_is_no_member_has_nothing() -> None:

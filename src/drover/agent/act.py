@@ -210,7 +210,7 @@ class Actor:
         if tunnel is not None:
             await self._drivers.network.set_tunnel(tunnel)
         mtu_bytes = encryption.carried_bytes(self._cluster, clear_bytes)
-        real = host_networks(self._cluster, self._host, mtu_bytes).get(network)
+        real = host_networks(self._cluster, self._host, mtu_bytes, also=frozenset((network,))).get(network)
         if real is not None:
             await self._drivers.network.realise(real)
             await self._drivers.network.set_remotes(real, real.remotes)

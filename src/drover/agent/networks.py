@@ -95,7 +95,7 @@ class NetworkKeeper:
             delay = RETRY_S
             try:
                 self._verified_at = loop.time() if verify else self._verified_at
-                await self._follow(verify)
+                await self.follow(verify)
                 delay = VERIFY_S
             except DroverError as error:
                 log.warning("a network could not be brought up to date", error=error.message)
@@ -116,7 +116,8 @@ class NetworkKeeper:
             self._mtu_bytes = await self._driver.mtu_bytes(self._mirror.cluster.hosts[self._host].address)
         return self._mtu_bytes
 
-    async def _follow(self, verify: bool) -> None:
+    async def follow(self, verify: bool) -> None:
+        """Bring the kernel and the name server up to the mirror's picture; with `verify` the kernel is read first."""
         cluster = self._mirror.cluster
         if self._host not in cluster.hosts:
             return

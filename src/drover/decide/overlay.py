@@ -14,10 +14,10 @@ network driver makes it so, and nothing else remembers anything.
                                                        and the host addresses of the other hosts that use the network
     hosts to flood to            no                    the other hosts that use it, if the network asks for broadcast
 
-A host uses a network while a container placed on it holds an address there, or a published port leads there (every host
-answers those: `decide.tables`). A MAC follows from its address
-(`02:42:` and the four bytes in hex, Docker's own rule), so it moves with the address and peers' ARP caches stay true.
-An address whose placement changes changes one entry on each host that uses the network.
+A host uses a network while a container placed on it holds an address there, or moves there (the engine's container is
+made before it does), or a published port leads there (every host answers those: `decide.tables`). A MAC follows from
+its address (`02:42:` and the four bytes in hex, Docker's own rule), so it moves with the address and peers' ARP caches
+stay true. An address whose placement changes changes one entry on each host that uses the network.
 """
 
 from __future__ import annotations
@@ -151,9 +151,10 @@ def realised(
     mtu_bytes: int = DEFAULT_MTU_BYTES,
     port: int = VXLAN_PORT,
     everywhere: frozenset[str] = frozenset(),
+    coming: frozenset[str] = frozenset(),
 ) -> dict[str, RealNetwork]:
-    """Network id to what `host` must have of it, for every overlay network that a container placed there is on, and
-    those among `everywhere`, which all hosts have.
+    """Network id to what `host` must have of it, for every overlay network that a container placed there is on, those
+    among `everywhere`, which all hosts have, and those among `coming`, which this one has, whoever else does.
 
     `mtu_bytes` is the largest the underlay carries (its own MTU less 50); a network's own MTU option may lower it.
     Empty if the cluster does not know the host.
@@ -163,12 +164,12 @@ def realised(
         return {}
     found = {}
     claims = claims_by_network(cluster)
-    for network_id in dict.fromkeys([*claims, *sorted(everywhere)]):
+    for network_id in dict.fromkeys([*claims, *sorted(everywhere | coming)]):
         network = cluster.networks.get(network_id)
         if network is None or not is_overlay(network):
             continue
         placed_here = list(placed(cluster, claims.get(network_id, ())))
-        if network_id in everywhere or any(home is this for _, home in placed_here):
+        if network_id in everywhere | coming or any(home is this for _, home in placed_here):
             homes = cluster.hosts.values() if network_id in everywhere else [home for _, home in placed_here]
             entries = {remote(claim, home) for claim, home in placed_here if home is not this}
             found[network_id] = real_network(network, this, homes, entries, mtu_bytes=mtu_bytes, port=port)

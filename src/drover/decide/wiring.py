@@ -9,6 +9,7 @@ containers it takes half a second, and each change of one of them asks for it an
              uses         host                mark                    which entries
              on           network             mark
              led          network             mark                    (a published port leads there)
+             coming       network             mark                    (of a container that moves here)
              service      service             mark
     answers  names        name                addresses               names, tables and starts of those networks
              own          name                mark                    (the first of an address)
@@ -32,7 +33,8 @@ What a changed record touches:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from itertools import zip_longest
+from itertools import compress, zip_longest
+from operator import is_not
 from typing import Any, TypeVar
 
 import msgspec
@@ -46,7 +48,7 @@ from drover.decide.tables import Tables
 from drover.model.cluster import Cluster
 from drover.model.records import Network, Record
 
-MARKS = frozenset({"uses", "on", "led", "service", "own", "linking", "starts", "local", "alive"})
+MARKS = frozenset({"uses", "on", "led", "coming", "service", "own", "linking", "starts", "local", "alive"})
 Names = Mapping[str, tuple[str, ...]]
 Starts = frozenset[tuple[str, str]]
 R = TypeVar("R", bound=Record)
@@ -120,6 +122,7 @@ def _touched(before: Wiring, cluster: Cluster) -> set[str]:
     old = before.cluster
     found = {container for container, _ in _changed(old.containers, cluster.containers)}
     found.update(container for container, _ in _changed(old.placements, cluster.placements))
+    found.update(move.container for _, move in _changed(old.moves, cluster.moves))
     found.update(record.container for _, record in _changed(old.container_facts, cluster.container_facts))
     found.update(record.container for _, record in _changed(old.moves, cluster.moves) if record.container)
     found.update(record.container for _, record in _changed(old.addresses, cluster.addresses))
@@ -141,14 +144,16 @@ def _changed(old: Mapping[str, R], new: Mapping[str, R]) -> Iterator[tuple[str, 
     """The rows that are not what they were: each with its old record, and with its new one, where there is one."""
     if old is new:
         return
-    for rest, record in new.items():
+    others = list(compress(new, map(is_not, new.values(), map(old.get, new))))
+    for rest in others:
         earlier = old.get(rest)
-        if earlier is not record and earlier != record:
-            yield rest, record
+        if earlier != new[rest]:
+            yield rest, new[rest]
             if earlier is not None:
                 yield rest, earlier
-    for rest in old.keys() - new.keys():
-        yield rest, old[rest]
+    if len(new) != len(old) or any(rest not in old for rest in others):
+        for rest in old.keys() - new.keys():
+            yield rest, old[rest]
 
 
 def _concerned(before: Wiring, networks: Mapping[str, RealNetwork], places: Pieces) -> set[str]:
@@ -165,6 +170,7 @@ def _places(cluster: Cluster, host: str) -> Values:
     found: dict[Table, dict[Key, Any]] = {
         ("service", ""): dict.fromkeys(map(service_of_container, cluster.containers.values())),
         ("led", ""): dict.fromkeys(tables.led_to(cluster)),
+        ("coming", ""): dict.fromkeys(tables.networks_coming(cluster, host)),
         ("on", ""): dict.fromkeys(claims_by_network(cluster)),
     }
     for network, claims in claims_by_network(cluster).items():
@@ -177,13 +183,16 @@ def _places(cluster: Cluster, host: str) -> Values:
 
 
 def _networks(before: Wiring, cluster: Cluster, places: Pieces) -> dict[str, RealNetwork]:
-    """Networks with a container here, and those that every host has."""
+    """Networks with a container here, or coming here, and those that every host has."""
+    if before.host not in cluster.hosts:
+        return {}
     used = [network for kind, network in places.givers if kind == "uses"]
     found = {}
-    for network in sorted({DEFAULT_NETWORK, *places.who("led"), *used}):
+    coming = places.who("coming")
+    for network in sorted({DEFAULT_NETWORK, *places.who("led"), *coming, *used}):
         homes = _homes(cluster, places, network)
         record = cluster.networks.get(network)
-        if before.host in homes and record and overlay.is_overlay(record):
+        if (before.host in homes or network in coming) and record and overlay.is_overlay(record):
             found[network] = _network(before, cluster, places, record, homes)
     return found
 
