@@ -29,8 +29,8 @@ from drover.agent.volumes import ASIDE, VolumeKeeper, VolumeSource
 from drover.decide import encryption, overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of
-from drover.decide.parking import parked
 from drover.decide.fence import Restarts
+from drover.decide.parking import parked
 from drover.decide.removal import container_removal
 from drover.decide.tables import host_networks, networks_everywhere
 from drover.drivers.engine.port import Engine, SeenContainer
