@@ -52,13 +52,19 @@ def _play_side(name: str, arguments: argparse.Namespace, file: Path) -> None:
             if result.error:
                 side = None  # what a broken round left behind must not be the next one's fault
             if not result.error or not tries_left:
-                with file.open("ab") as output:
-                    output.write(msgspec.json.encode(result) + b"\n")
+                _append(file, result)
             print(_sentence(result), flush=True)
             if not result.error:
                 break
     for lab in LABS:
         remove_lab(lab)
+
+
+def _append(file: Path, result: Result) -> None:
+    """JSON knows no infinity: `lost_all` says it."""
+    kept = msgspec.structs.replace(result, lost_s=None) if result.lost_all else result
+    with file.open("ab") as output:
+        output.write(msgspec.json.encode(kept) + b"\n")
 
 
 def _open_rounds(name: str, arguments: argparse.Namespace, file: Path) -> Iterator[tuple[str, int]]:
@@ -105,7 +111,8 @@ def table(found: Sequence[Result]) -> str:
 
 def _row(fault: str, side: str, group: Sequence[Result]) -> dict[str, str]:
     played = [one for one in group if not one.error]
-    lost = [one.lost_s for one in played if one.lost_s is not None]
+    lost = [one.lost_s for one in played if one.lost_s is not None and not one.lost_all]
+    all_lost = sum(one.lost_all for one in played)
     return {
         "fault": fault,
         "side": side,
@@ -115,7 +122,7 @@ def _row(fault: str, side: str, group: Sequence[Result]) -> dict[str, str]:
         "double writes": str(sum(one.double_writes for one in played)),
         "duplicate holders": str(sum(one.duplicates for one in played)),
         "after a thaw": str(sum(one.after_thaw for one in played)) if fault == "freeze" else "-",
-        "writes lost, s": line(lost),
+        "writes lost, s": f"ALL, {all_lost} times" if all_lost else line(lost),
         "not played": str(len(group) - len(played)),
     }
 

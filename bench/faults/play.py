@@ -25,6 +25,8 @@ from bench.faults.sides import Side, Traces, until
 from drover.lab import LabHost
 
 RECOVERY_DEADLINE_S = 90.0
+WRITING_S = 3.0
+"""How long there is writing before the fault."""
 AFTERWARDS_S = 1.5
 """How long it is watched after the repair."""
 
@@ -42,6 +44,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int = 0
     after_thaw: int = 0
     lost_s: float | None = None
+    lost_all: bool = False
+    """The next instance found an empty volume."""
     took_s: float = 0.0
     load: float = 0.0
     error: str = ""
@@ -57,6 +61,7 @@ def play(side: Side, fault: str, number: int) -> Result:
     victim = side.begin(number, fault)
     survivors = [host for host in side.lab.hosts if host.name != victim.name]
     _wait_heard(side, survivors, begun_s, "the first answers")
+    time.sleep(WRITING_S)
     fault_s = uptime_s()
     BREAK[fault](side, victim)
     until(lambda: _recovered(side, survivors, begun_s, fault_s), "the recovery", RECOVERY_DEADLINE_S)
@@ -100,6 +105,7 @@ def _result(
     written = evidence.writes(side.read("writes"), begun_s)
     late = evidence.double_writes(written)
     thawed = [one for one in late if fault == "freeze" and one.at_s >= repaired_s]
+    lost_s = evidence.lost_s(written, side.journal(survivors[0]), fault_s)
     recovered = {thing: evidence.recovery_s(found, fault_s) for thing, found in heard.items()}
     return Result(
         side=side.name,
@@ -110,7 +116,8 @@ def _result(
         double_writes=len(late) - len(thawed),
         after_thaw=len(thawed),
         duplicates=sum(len(evidence.duplicates(found)) for found in heard.values()),
-        lost_s=evidence.lost_s(written, side.journal(survivors[0]), fault_s),
+        lost_s=lost_s,
+        lost_all=lost_s == float("inf"),
         load=os.getloadavg()[0],
     )
 

@@ -1,5 +1,5 @@
-"""The leader's duties to move containers off hosts: those that drain or shut down (`decide.evacuate`), and those where a
-container is unhealthy whatever is done there (`decide.unhealthy`), committed move by move.
+"""The leader's duties to move containers off hosts: those that drain or shut down (`decide.evacuate`), and those where
+a container is unhealthy whatever is done there (`decide.unhealthy`), committed move by move.
 
 Each move is a conditional commit of its own: one that conflicts, or whose answer is lost, is decided again in the next
 round, which begins by looking.

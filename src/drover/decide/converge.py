@@ -82,8 +82,8 @@ class Seen(msgspec.Struct, frozen=True):
     ids known to be present;
     `answers` are this host's own last answers, which may be newer than those in the store; `held` maps an object to the
     time before which it must not be tried again. `fenced` are the engine ids of containers that this host's fence
-    stopped; `restarts` says of a container how often the agent has started it again, `mended` how often it was restarted
-    for its health.
+    stopped; `restarts` says of a container how often the agent has started it again, `mended` how often it was
+    restarted for its health.
     """
 
     containers: Mapping[str, SeenHere] | None = None
