@@ -81,8 +81,15 @@ class Proof:
         end = time.monotonic() + DEADLINE_S
         while not condition():
             if time.monotonic() > end:
+                self.tell()
                 raise SystemExit(f"after {DEADLINE_S:.0f} s still missing: {missing}")
             time.sleep(0.2)
+
+    def tell(self) -> None:
+        """What the clients do, for whoever looks for what went wrong."""
+        look = "ls /tmp; tail -3 /tmp/failed /tmp/acks; for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done"
+        for name in ("load", "acks"):
+            print(self.inside(name, "sh", "-c", f"{look}; cat /proc/net/tcp"), flush=True)
 
     def start(self, replicas: int) -> None:
         """The database with its data, and the two clients."""
@@ -92,7 +99,7 @@ class Proof:
         check = ("--health-cmd", "pg_isready -q -h 127.0.0.1", "--health-interval", "5s")
         data = ("-v", "pgdata:/var/lib/postgresql/data", "-e", "POSTGRES_HOST_AUTH_METHOD=trust")
         where = ("-e", "constraint:host==~h1") if replicas else ("-e", "constraint:host==h1")
-        tuned = ("postgres", "-c", "max_wal_size=4GB", "-c", "shared_buffers=256MB")
+        tuned = ("postgres", "-c", "max_wal_size=4GB", "-c", "checkpoint_timeout=30s")
         run = ("docker", "run", "-d", "--network", "app")
         self.on("h1", *run, "--name", "db", *data, *check, *where, "postgres:15", *tuned)
         self.until(self.ready, "the database")

@@ -59,6 +59,7 @@ def test_a_lost_hosts_container_is_placed_elsewhere_with_the_next_epoch_and_the_
     moved = committed(cluster, only(cluster)).placements[DB]
     assert (moved.host in ("h1", "h2"), moved.epoch, moved.at) == (True, 2, NOW)
     assert moved.chosen.startswith(f"it ran on h3, which is down since {LOST_TEXT}; {moved.host} ")
+    assert moved.chosen.endswith("it starts from its image: what it wrote outside its volumes is lost")
     assert moved.reasons["h3"] == f"is down since {LOST_TEXT}"
 
 

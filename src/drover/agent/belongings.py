@@ -76,6 +76,7 @@ class Belongings:
         self._source = source
         self._now = now
         self._given = ""
+        self._places: dict[str, OwnFiles] = {}
 
     @property
     def _cluster(self) -> Cluster:
@@ -90,7 +91,7 @@ class Belongings:
 
     async def _files(self, container: str, part: r.Part) -> OwnFiles:
         """Raises `Conflict` if the part is not in files that can be moved."""
-        files = await self._engine.own_files(self._seen(container).engine_id)
+        files = await self._place(self._seen(container).engine_id)
         if part == "layer" and not files.layer:
             raise Conflict(
                 f"what it wrote outside its volumes is kept by {self._host}'s storage driver {files.storage_driver}",
@@ -102,6 +103,12 @@ class Belongings:
                 hint="those of json-file and local can be moved: drover move --without-log leaves it behind",
             )
         return files
+
+    async def _place(self, engine_id: str) -> OwnFiles:
+        """Asked once: it never changes, and the container stands still while it is needed."""
+        if engine_id not in self._places:
+            self._places[engine_id] = await self._engine.own_files(engine_id)
+        return self._places[engine_id]
 
     # -- source ----------------------------------------------------------------------------------------------------
 
@@ -170,7 +177,9 @@ class Belongings:
         try:
             async with asyncio.timeout(READY_S):
                 await self._until_ready(move)
-            await self._insides.clean(await self._engine.own_files(self._seen(move.container).engine_id))
+            engine_id = self._seen(move.container).engine_id
+            await self._insides.clean(await self._place(engine_id))
+            self._places.pop(engine_id, None)
         except (TimeoutError, DroverError) as error:
             log.warning("a moved container is not ready yet", container=move.container, error=str(error))
 

@@ -42,6 +42,7 @@ from drover.model.spec import Spec, parse_spec
 
 RESCHEDULE_LABEL = "drover.reschedule"
 PATIENCE_LABEL = "drover.reschedule_after"
+FROM_IMAGE = "it starts from its image: what it wrote outside its volumes is lost"
 BATCH = 64
 """How many relocations go into one commit."""
 
@@ -270,7 +271,7 @@ def _relocation(scene: _Scene, container: r.Container, chosen: Chosen, passing: 
         container=container.id,
         host=chosen.host,
         epoch=old.epoch + 1,
-        chosen=f"it ran on {old.host}, which {host_state(cluster, old.host).says}; {chosen.why}",
+        chosen=f"it ran on {old.host}, which {host_state(cluster, old.host).says}; {chosen.why}; {FROM_IMAGE}",
         reasons=dict(chosen.reasons),
         at=scene.now,
     )

@@ -72,8 +72,11 @@ class Parking:
 
     def _apply(self, now: frozenset[Parked]) -> tuple[parking.Queue, frozenset[int]]:
         """In the namespace: the queue is there before anything is sent to it."""
+        first = self._queue is None
         self._queue = self._queue or parking.Queue()
         parking.write_rules(now)
+        if first or not now:  # else they are there since the last time, unless somebody took them away
+            parking.ensure_jumps()
         return self._queue, self._tunnels()
 
     def close(self) -> None:

@@ -85,6 +85,10 @@ def write_rules(parked: Iterable[Parked]) -> None:
         raise MissingTool(
             f"new connections cannot be parked: {done.stderr.strip()}", hint="iptables with NFQUEUE is needed"
         )
+
+
+def ensure_jumps() -> None:
+    """Have packets come by the rules. It takes longer than the rules themselves, and is not needed each time."""
     for chain, (hook, _) in CHAINS.items():
         if _mangle("-C", hook, "-j", chain).returncode != 0:
             _mangle("-I", hook, "-j", chain)
