@@ -4,7 +4,7 @@ When an address moves, each host rewrites one forwarding entry on the same store
 virtual addresses follow the facts: a container is resolvable, and sent to, while it runs. Nothing is undone when the
 daemon stops: traffic goes on, and the next daemon starts from what the kernel has.
 
-    each pass, on a change                  peers, tunnel, networks, entries, names, tables, parking, in this order; only
+    each pass, on a change                  peers, tunnel, networks, entries, names, tables, parked, in this order: only
                                             what is another object than in the pass before (`decide.wiring`)
     every VERIFY_S, and after a failure     the same, reading the kernel first; networks nobody needs go
 """
