@@ -81,8 +81,8 @@ def recovery_s(found: Sequence[Heard], fault_s: float) -> float | None:
 
 
 def lost_s(found: Sequence[Write], journal: str, fault_s: float) -> float | None:
-    """How much of what was written before the fault the journal lacks, in seconds of writing; infinite if it has none of
-    it, None if nothing was written. `journal` has a line with the uptime of each write of any instance."""
+    """How much of what was written before the fault the journal lacks, in seconds of writing; infinite if it has none
+    of it, None if nothing was written. `journal` has a line with the uptime of each write of any instance."""
     kept = [float(line) for line in journal.split() if _is_number(line) and float(line) <= fault_s]
     written = [one.at_s for one in found if one.at_s <= fault_s]
     if not written:
