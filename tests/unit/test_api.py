@@ -42,7 +42,7 @@ async def test_without_a_certificate_all_but_joining_is_forbidden(api: World, me
 
 
 async def test_without_a_certificate_health_and_ca_are_open(api: World) -> None:
-    assert await api.call_tls("GET", "/healthz") == {"host": "h1", "healthy": True}
+    assert await api.call_tls("GET", "/healthz") == {"host": "h1", "healthy": True, "store_generation": 0}
     assert (await api.call_tls("GET", "/ca"))["certificate"].encode() == api.ca_certificate
 
 

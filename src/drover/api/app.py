@@ -14,7 +14,7 @@ conditionally, decide again on conflict (`TRIES` times), and wait until the mirr
 next read sees it. Every error is JSON (`api.answers`).
 
     method and path                       body                         answer
-    GET /healthz                                                       {host, healthy}
+    GET /healthz                                                       {host, healthy, store_generation}
     GET /ca                                                            {certificate}: PEM, public
     POST /join                            JoinRequest                  JoinAnswer
     GET /status                                                        see `views.status_view`, plus store and leader
@@ -50,7 +50,7 @@ from drover.decide.sentences import instant
 from drover.decide.why import explain
 from drover.errors import Conflict, DroverError, Forbidden, Invalid, NotFound
 from drover.model.cluster import Change, Cluster, delete, put
-from drover.model.records import Host, Scheduling, key
+from drover.model.records import Host, Scheduling, Setting, key
 from drover.store.port import CommitConflict
 from drover.trust import certificates, tls, token
 
@@ -63,6 +63,7 @@ OPEN_PATHS = frozenset({"/healthz", "/ca", "/join"})
 BODY_LIMIT_BYTES = 1024 * 1024
 TRIES = 10
 """One of the writers that meet succeeds each time; this lets ten hosts join at once."""
+WAY_OUT = "bring its members back, and all goes on; if most are gone for good: drover cluster recover"
 MIRROR_DEADLINE_S = 10.0
 MEMBER_DEADLINE_S = 30.0
 COMMIT_LIMIT = 100
@@ -152,7 +153,9 @@ def check_peer(peer: tls.Peer, context: Context) -> None:
 
 async def get_healthz(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
-    return json_answer({"host": context.host, "healthy": context.mirror.healthy})
+    setting = context.mirror.cluster.rows("settings", Setting).get("store_generation")
+    number = int(setting.value) if setting else 0
+    return json_answer({"host": context.host, "healthy": context.mirror.healthy, "store_generation": number})
 
 
 async def get_ca(request: web.Request) -> web.Response:
@@ -208,7 +211,7 @@ def store_health(context: Context) -> dict[str, Any]:
     mirror = context.mirror
     stale_since = mirror.stale_since
     since = 0.0 if stale_since is None else context.clock() - (asyncio.get_running_loop().time() - stale_since)
-    message = "" if mirror.healthy else f"the store cannot be read since {instant(since)}: {mirror.trouble}"
+    message = "" if mirror.healthy else f"the store cannot be read since {instant(since)}: {mirror.trouble}; {WAY_OUT}"
     return {"ok": mirror.healthy, "stale_since": since, "message": message, "revision": mirror.cluster.revision}
 
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "leave": ("drover.cli.leave:leave", "Take this machine out of its cluster."),
     "status": ("drover.cli.status:status", "Show the cluster as this host sees it."),
     "host": ("drover.cli.hosts:host", "List, inspect, label, drain and remove hosts."),
+    "cluster": ("drover.cli.cluster:cluster", "Recover the cluster's store."),
     "token": ("drover.cli.tokens:token", "Create, list and remove join tokens."),
     "deploy": ("drover.cli.deploy:deploy", "Run what a Compose file describes, and wait until it does."),
     "plan": ("drover.cli.deploy:plan", "Show what `drover deploy` would change, where, and why."),

@@ -56,6 +56,13 @@ from drover.daemon.rebalancing import Rebalancer
 from drover.daemon.recovery import Recoverer
 from drover.daemon.shutdown import HostShutdown
 from drover.daemon.snapshots import SnapshotRoutes
+from drover.daemon.store_recovery import (
+    GENERATION_KEY,
+    StoreRecovery,
+    forget_an_old_store,
+    generation,
+    remember_generation,
+)
 from drover.daemon.volumes import PeerVolumes, stream_routes
 from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
@@ -158,6 +165,7 @@ class Daemon:
             *doctor,
         ]
         routes += [*self.shutdown.routes(), *event_routes(), *self.rebalancer.routes()]
+        routes += StoreRecovery(config, self.member, self.store, self.mirror).routes()
         self.api = ApiServer(self._api_context(), routes)
 
     def _leads(self) -> bool:
@@ -207,6 +215,7 @@ class Daemon:
             await asyncio.to_thread(can_encrypt, self.config.encryption)
         self.config.run.mkdir(parents=True, exist_ok=True)
         self.config.pid_file.write_text(f"{os.getpid()}\n")
+        await forget_an_old_store(self.config, self.member.endpoints, self._client_tls)
         await self.member.start()
         await self._first_picture()
         self.fence.use(WatchdogLink(self.config.run, self.config.engine_socket))
@@ -293,10 +302,14 @@ class Daemon:
                 self.links.host_lost(host, sentence)
 
     async def _follow_members(self) -> None:
-        await self.member.follow(self.mirror.cluster, self.store)
+        await self._follow_store()
         async for batch in self.mirror.subscribe():
-            if any(change.key.startswith("members/") for change in batch.changes):
-                await self.member.follow(self.mirror.cluster, self.store)
+            if any(change.key.startswith("members/") or change.key == GENERATION_KEY for change in batch.changes):
+                await self._follow_store()
+
+    async def _follow_store(self) -> None:
+        remember_generation(self.config.state, generation(self.mirror.cluster))
+        await self.member.follow(self.mirror.cluster, self.store)
 
     async def _note_losses(self) -> None:
         changes = health.loss_notes(self.mirror.cluster, time.time())

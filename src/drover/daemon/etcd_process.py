@@ -60,6 +60,8 @@ class EtcdConfig(msgspec.Struct, frozen=True, kw_only=True):
     client_port: int = CLIENT_PORT
     peer_port: int = PEER_PORT
     cluster_token: str = "drover"
+    force_new: bool = False
+    """Be the only member from now on, with the data as it is: once, after most members are gone for good."""
 
     @property
     def client_url(self) -> str:
@@ -118,7 +120,8 @@ def arguments(config: EtcdConfig) -> list[str]:
         "initial-cluster-state": config.state,
         "initial-cluster-token": config.cluster_token,
     }
-    return [f"--{name}={value}" for name, value in (options | TUNING | _tls_options(config.tls)).items()]
+    once = {"force-new-cluster": "true"} if config.force_new else {}
+    return [f"--{name}={value}" for name, value in (options | TUNING | once | _tls_options(config.tls)).items()]
 
 
 def _tls_options(tls: MemberTls | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ always            the members' addresses are kept in config.json, to find the st
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,15 @@ import structlog
 
 from drover.daemon.config import HostConfig, load_bootstrap, save_config
 from drover.daemon.etcd_process import EtcdConfig, EtcdProcess, MemberTls, url
+from drover.errors import Conflict, DeadlineExceeded, DroverError
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
 from drover.store.etcd import EtcdStore
+from drover.store.etcd_members import member_status
 from drover.store.port import CommitConflict
 from drover.trust.files import write_private
+
+REFOUND_DEADLINE_S, REFOUND_POLL_S = 30.0, 0.2
 
 log = structlog.get_logger("drover.daemon.member")
 
@@ -132,9 +137,39 @@ class StoreMember:
         self._config = msgspec.structs.replace(self._config, store_endpoints=tuple(self.endpoints))
         save_config(self._config)
 
+    async def refound(self, store: EtcdStore) -> None:
+        """Make this member the only one of a store with its data. Raises `Conflict` if this host has no member, and
+        `DeadlineExceeded` if etcd does not come up so: its log says why."""
+        if self._process is None:
+            raise Conflict("this host has no member of the store", hint="run it on a host that has one")
+        config = self._process.config
+        await self._process.stop()
+        alone = EtcdProcess(msgspec.structs.replace(config, force_new=True, initial_cluster={}, state="existing"))
+        await alone.start()
+        try:
+            await _leads_itself(store, config.client_url)
+        finally:
+            await alone.stop()
+        self._process = EtcdProcess(msgspec.structs.replace(config, initial_cluster={}, state="existing"))
+        await self._process.start()
+
     async def stop(self) -> None:
         if self._process is not None:
             await self._process.stop()
+
+
+async def _leads_itself(store: EtcdStore, url: str) -> None:
+    """Until the member at the URL has elected itself."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + REFOUND_DEADLINE_S
+    while loop.time() < give_up:
+        try:
+            if (await member_status(store.http, url)).leader_id not in ("", "0"):
+                return
+        except DroverError as error:
+            log.info("the member is not ready yet", why=error.message)
+        await asyncio.sleep(REFOUND_POLL_S)
+    raise DeadlineExceeded(f"the store's member did not come up alone within {REFOUND_DEADLINE_S:g} s")
 
 
 def _initial(text: str) -> dict[str, str]:
