@@ -75,7 +75,6 @@ SUBNETS: list[tuple[dict[str, Any], tuple[str, str]]] = [
     ({"Subnet": "10.44.0.0/16"}, ("10.44.0.0/16", "10.44.0.1")),
     ({"Subnet": "10.44.0.7/16", "Gateway": "10.44.9.9"}, ("10.44.0.0/16", "10.44.9.9")),
     ({"Subnet": "10.44.0.0/24", "AuxiliaryAddresses": {"r": "10.44.0.1"}}, ("10.44.0.0/24", "10.44.0.2")),
-    ({"Subnet": "fd00::/64"}, ("10.128.0.0/20", "10.128.0.1")),
     ({}, ("10.128.0.0/20", "10.128.0.1")),
 ]
 
@@ -89,6 +88,7 @@ WRONG: list[tuple[dict[str, Any], type[DroverError], str]] = [
     ({"Subnet": "10.44.0.0/99"}, Invalid, "invalid CIDR address: 10.44.0.0/99"),
     ({"Subnet": "10.44.0.0/24", "Gateway": "10.45.0.1"}, Invalid, "no matching subnet for gateway 10.45.0.1"),
     ({"Subnet": "10.44.0.0/24", "Gateway": "x"}, Invalid, "invalid IPv4 address: x"),
+    ({"Subnet": "fd00::/64"}, Invalid, "network app cannot have IPv6"),
     ({"Subnet": "10.44.0.0/32"}, Invalid, "too small"),
     ({"Subnet": "10.9.1.0/24"}, Forbidden, "Pool overlaps with other one on this address space"),
 ]

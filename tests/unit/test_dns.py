@@ -16,7 +16,11 @@ from drover.errors import DroverError
 
 WEB = {"web.app": ("10.44.0.2",), "web": ("10.44.0.2",)}
 STORE = {"store.back": ("10.45.0.9",), "store": ("10.45.0.9",)}
-OUTSIDE = {"example.com": ("192.0.2.1",), "many.example.com": tuple(f"192.0.2.{n}" for n in range(1, 101))}
+OUTSIDE = {
+    "example.com": ("192.0.2.1",),
+    "single": ("192.0.2.7",),
+    "many.example.com": tuple(f"192.0.2.{n}" for n in range(1, 101)),
+}
 ONE, TWO, SERVER = "127.9.4.1", "127.9.4.2", "127.9.4.3"
 
 
@@ -180,6 +184,17 @@ async def test_a_single_label_is_never_asked_outside(
     assert (await ask(ONE, port, "nobody")).rcode() == dns.rcode.NXDOMAIN
     assert listener.heard == 0
     transport.close()
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_a_client_with_servers_of_its_own_has_outside_names_from_them(
+    responder: Responder, port: int, outside: Upstream, tcp: bool
+) -> None:
+    await responder.serve("app", f"{ONE}/8", WEB, servers={"127.9.4.77": ("127.9.4.9", SERVER)})
+    assert found(await ask(ONE, port, "web", tcp=tcp, source="127.9.4.77")) == ["10.44.0.2"]
+    assert found(await ask(ONE, port, "example.com", tcp=tcp, source="127.9.4.77")) == ["192.0.2.1"]
+    assert found(await ask(ONE, port, "single", tcp=tcp, source="127.9.4.77")) == ["192.0.2.7"]
+    assert (await ask(ONE, port, "example.com", tcp=tcp)).rcode() == dns.rcode.SERVFAIL
 
 
 async def test_garbage_harms_nobody(responder: Responder, port: int) -> None:

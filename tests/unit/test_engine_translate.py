@@ -204,5 +204,5 @@ def test_the_networks_gateways_answer_names_unless_the_client_chose_servers() ->
 
     assert dns(NetworkMode="app") == ["10.128.0.1"]
     assert dns(NetworkMode=NET, Dns=[]) == ["10.128.0.1"]
-    assert dns(NetworkMode="app", Dns=["1.1.1.1"]) == ["1.1.1.1"]
+    assert dns(NetworkMode="app", Dns=["1.1.1.1"]) == ["10.128.0.1"]
     assert dns(NetworkMode="bridge") is None

@@ -89,6 +89,9 @@ async def test_two_gateways_never_choose_one_subnet(world: World) -> None:
         ({"Name": "x", "Driver": "nodrv"}, 404, 'plugin "nodrv" not found'),
         ({"Name": "x", "Driver": "host"}, 403, 'only one instance of "host" network is allowed'),
         ({"Name": "x", "IPAM": {"Config": [{"Subnet": "10.128.0.0/24"}]}}, 403, "Pool overlaps with other one"),
+        ({"Name": "x", "EnableIPv6": True}, 400, "network x cannot have IPv6: networks of the cluster carry IPv4 only"),
+        ({"Name": "x", "IPAM": {"Config": [{"Subnet": "fd00::/64"}]}}, 400, "network x cannot have IPv6"),
+        ({"Name": "x", "Options": {"drover.broadcast": "maybe"}}, 400, "drover.broadcast=maybe is neither true nor"),
         ({"Name": 3}, 400, "invalid JSON"),
         (b"{", 400, "invalid JSON"),
     ],
@@ -174,6 +177,16 @@ async def test_connect_claims_an_address_and_disconnect_gives_it_up(world: World
     status, answer = await ask(gateway, "POST", "/networks/app/disconnect", {"Container": "web"})
     assert (status, answer["message"]) == (500, f"container {identity} is not connected to network app")
     assert agent.performed == [("connect", "web"), ("disconnect", "web")]
+
+
+async def test_an_ipv6_address_is_refused(world: World) -> None:
+    await made(world, "app")
+    having(world, 1, "web")
+    body = {"Container": "web", "EndpointConfig": {"IPAMConfig": {"IPv6Address": "fd00::9"}}}
+    status, answer = await ask(await world.gateway(), "POST", "/networks/app/connect", body)
+    assert status == 400
+    assert answer["message"].startswith("address fd00::9 cannot be had: network app has no IPv6")
+    assert not world.shared.cluster.addresses
 
 
 def world_facts(world: World, identity: str, state: str = "running") -> None:

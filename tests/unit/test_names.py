@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from drover.decide.names import links, names, resolvers, shared
+from drover.decide.names import links, names, resolvers, servers, shared
 from drover.model.cluster import Change, Cluster, put
 from drover.model.records import Address, Container, ContainerFacts, Name, Network, Placement, key
 
@@ -109,6 +109,13 @@ def test_a_containers_name_servers_are_its_gateways() -> None:
     cluster = cluster_of(both, container("out", {lan.id: "192.0.2.9"}), [put(key("networks", lan.id), lan)])
     assert resolvers(cluster, both[0].record.id) == ("10.44.0.1", "10.45.0.1")
     assert resolvers(cluster, "out".ljust(64, "0")) == ()
+
+
+def test_a_containers_own_servers_are_asked_for_names_outside() -> None:
+    body = json.dumps({"HostConfig": {"Dns": ["192.0.2.53", "192.0.2.54"]}})
+    cluster = cluster_of(container("web", {APP.id: "10.44.0.2"}, body=body), container("db", {APP.id: "10.44.0.3"}))
+    assert servers(cluster, APP.id) == {"10.44.0.2": ("192.0.2.53", "192.0.2.54")}
+    assert servers(cluster, BACK.id) == {}
 
 
 def test_links_are_names_that_their_container_alone_uses() -> None:

@@ -127,8 +127,9 @@ def test_one_address_of_a_host_is_answered_there_only() -> None:
     here = tables(cluster, "h2", host_networks(cluster, "h2", 1450))
     assert here.bound == {("127.0.0.1", "tcp", 9090): (("10.128.0.2", 80),)}
     assert tables(cluster, "h1", host_networks(cluster, "h1", 1450)).bound == {}
-    with pytest.raises(Invalid, match="only on IPv4"):
-        started(with_container(world(), "six", "h1", {"80/tcp": on("1", "2001:db8::1")}), "six")
+    for address in ("2001:db8::1", "::"):
+        with pytest.raises(Invalid, match="only on IPv4"):
+            started(with_container(world(), "six", "h1", {"80/tcp": on("1", address)}), "six")
 
 
 def test_the_label_leaves_publishing_to_the_engine() -> None:

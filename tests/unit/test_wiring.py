@@ -171,7 +171,8 @@ def _asked(cluster: Cluster) -> list[object]:
     networks = tables.host_networks(cluster, "h1", MTU_BYTES)
     made = tables.tables(cluster, "h1", networks)
     zones = {
-        one: (names.names(cluster, one), names.shared(cluster, one), names.links(cluster, one)) for one in networks
+        one: tuple(of(cluster, one) for of in (names.names, names.shared, names.links, names.servers))
+        for one in networks
     }
     starts = {one: tables.starts(cluster, "h1", one) for one in networks}
     reverse = _reverse(cluster, {network: zone[0] for network, zone in zones.items()})
@@ -180,7 +181,7 @@ def _asked(cluster: Cluster) -> list[object]:
 
 def _followed(wiring: Wiring) -> list[object]:
     made = wiring.tables
-    zones = {network: (zone.names, zone.shared, zone.links) for network, zone in wiring.zones.items()}
+    zones = {network: (zone.names, zone.shared, zone.links, zone.servers) for network, zone in wiring.zones.items()}
     assert list(made.networks) == list(wiring.networks.values())
     reverse = _reverse(wiring.cluster, {network: zone.names for network, zone in wiring.zones.items()})
     return [

@@ -48,6 +48,7 @@ class Responder(Protocol):
         names: Names,
         shared: Names | None = None,
         links: Mapping[str, Names] | None = None,
+        servers: Names | None = None,
     ) -> None:
         """Answer on the gateway address (`10.44.0.1/16`: who may ask) with these names; again when they change."""
         ...
@@ -154,7 +155,9 @@ class NetworkKeeper:
             self._kept.add(network)
         await self._driver.set_remotes(real, real.remotes, verify=verify)
         if self._served.get(network) is not zone:
-            await self._responder.serve(network, real.gateway_interface, zone.names, zone.shared, zone.links)
+            await self._responder.serve(
+                network, real.gateway_interface, zone.names, zone.shared, zone.links, zone.servers
+            )
             self._served[network] = zone
 
     async def _balance(self, wanted: Tables, verify: bool) -> None:

@@ -69,15 +69,20 @@ class _Ipam(msgspec.Struct, rename="pascal"):
 
 class _Body(msgspec.Struct):
     ipam: _Ipam | None = msgspec.field(name="IPAM", default=None)
+    enable_ipv6: bool | None = msgspec.field(name="EnableIPv6", default=None)
+
+
+def _decoded(body_text: str) -> _Body:
+    try:
+        return msgspec.json.decode(body_text or "{}", type=_Body)
+    except msgspec.DecodeError as error:
+        raise Invalid(f"the network's configuration is malformed: {error}") from error
 
 
 @lru_cache(maxsize=4096)
 def parse_ipam(body_text: str) -> Ipam:
     """What a network's create body asks of its addresses. Raises `Invalid`."""
-    try:
-        body = msgspec.json.decode(body_text or "{}", type=_Body)
-    except msgspec.DecodeError as error:
-        raise Invalid(f"the network's configuration is malformed: {error}") from error
+    body = _decoded(body_text)
     configs = (body.ipam.config if body.ipam else None) or []
     ipv4 = next((one for one in configs if ":" not in (one.subnet or "")), _Config())
     return Ipam(ipv4.subnet or "", ipv4.gateway or "", ipv4.ip_range or "", ipv4.auxiliary or {})
@@ -89,6 +94,7 @@ def subnet_for(cluster: Cluster, name: str, body_text: str, pools: Sequence[Pool
     Raises `Invalid` for malformed addresses, `Forbidden` with the engine's words where the subnet overlaps another
     network's, `Conflict` where the pools are used up.
     """
+    _refuse_ipv6(name, body_text)
     asked = parse_ipam(body_text)
     if not asked.subnet:
         return choose_subnet(cluster, name, pools)
@@ -104,6 +110,17 @@ def subnet_for(cluster: Cluster, name: str, body_text: str, pools: Sequence[Pool
                 hint=f"network {other.name} has {other.subnet}",
             )
     return str(subnet), _gateway(subnet, asked)
+
+
+def _refuse_ipv6(name: str, body_text: str) -> None:
+    """Raise `Invalid` for a network that asks for IPv6: never one that silently has less than was asked."""
+    body = _decoded(body_text)
+    pools = (body.ipam.config if body.ipam else None) or []
+    if body.enable_ipv6 or any(":" in (pool.subnet or "") for pool in pools):
+        raise Invalid(
+            f"network {name} cannot have IPv6: networks of the cluster carry IPv4 only",
+            hint="leave out --ipv6 and IPv6 subnets; a macvlan network (-d macvlan) can have IPv6",
+        )
 
 
 def choose_subnet(cluster: Cluster, name: str, pools: Sequence[Pool] = DEFAULT_POOLS) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from drover.decide.addresses import choose_address, kept_for
 from drover.decide.claims import addresses_of
 from drover.decide.overlay import is_overlay, mac_of
 from drover.decide.services import Draft
-from drover.errors import Conflict, NotFound
+from drover.errors import Conflict, Invalid, NotFound
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.records import Address, Container, KeptAddress, Network, key
 from drover.model.spec import parse_spec
@@ -46,10 +46,16 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     ip: str = ""
     mac: str = ""
+    ipv6: str = ""
 
 
 def claim(cluster: Cluster, network: Network, wanted: Wanted, epoch: int = 1) -> Draft:
     """The claim to an address of a network, as `choose_address` chooses. Raises its refusals."""
+    if wanted.ipv6:
+        raise Invalid(
+            f"address {wanted.ipv6} cannot be had: network {network.name} has no IPv6, as none of the cluster has",
+            hint="leave out --ip6",
+        )
     ip = choose_address(cluster, network, wanted.ip or None, wanted.container, wanted.name)
     record = Address(network=network.id, ip=ip, container=wanted.container, epoch=epoch, mac=wanted.mac or mac_of(ip))
     claimed, kept = key("addresses", network.id, ip), key("kept_addresses", network.id, ip)

@@ -128,6 +128,17 @@ def asked_links(container: Container, network: Network) -> list[str]:
     return created + (joined.links or [])
 
 
+def servers(cluster: Cluster, network_id: str) -> dict[str, tuple[str, ...]]:
+    """Address on this network to the name servers that its container asks for names outside, where it has its own
+    (`--dns`)."""
+    found = {}
+    for claim in claims_by_network(cluster).get(network_id, ()):
+        container = cluster.containers.get(claim.container)
+        if container is not None and (own := parse_spec(container.body).dns):
+            found[claim.ip] = own
+    return found
+
+
 def resolvers(cluster: Cluster, container_id: str) -> tuple[str, ...]:
     """The name servers of a container: the gateways of the overlay networks it has an address on, in network order.
 

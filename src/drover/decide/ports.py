@@ -34,7 +34,7 @@ from drover.model.spec import PublishedPort, Spec, parse_spec
 
 FIRST_ANY = 49153
 LAST_ANY = 65535
-ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::"})
+ALL_ADDRESSES = frozenset({"", "0.0.0.0"})
 
 Exposed = Iterable[tuple[int, str]]
 

@@ -14,6 +14,7 @@ containers it takes half a second, and each change of one of them asks for it an
     answers  names        name                addresses               names, tables and starts of those networks
              own          name                mark                    (the first of an address)
              shared       address             other networks
+             servers      address             name servers of its own
              linking      container           mark                    (has links: those are made anew as a whole)
              starts       container, start    mark
              mesh, bound, virtual             as in `tables.Tables`
@@ -55,11 +56,12 @@ R = TypeVar("R", bound=Record)
 
 
 class Zone(msgspec.Struct, frozen=True):
-    """What the name server of a network must know: the module `names` has all three."""
+    """What the name server of a network must know: the module `names` has all four."""
 
     names: Names = {}
     shared: Names = {}
     links: Mapping[str, Names] = {}
+    servers: Names = {}
 
 
 class Wiring(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,6 +238,7 @@ def _answers(cluster: Cluster, host: str, networks: Mapping[str, RealNetwork]) -
         found["names", network] = names_here
         found["own", network] = dict.fromkeys(name for name in own if name in names_here)
         found["shared", network] = names.shared(cluster, network)
+        found["servers", network] = names.servers(cluster, network)
         found["linking", network] = dict.fromkeys(linking)
         found["starts", network] = dict.fromkeys(tables.starts(cluster, host, network))
     return found
@@ -251,8 +254,10 @@ def _zone(before: Wiring, after: Wiring, network: str) -> Zone:
         names=known.names if same else {**dict.fromkeys(own, ()), **rows},
         shared=found.rows("shared", network),
         links=known.links if known.links == links else links,
+        servers=found.rows("servers", network),
     )
     unchanged = made.names is known.names and made.shared is known.shared and made.links is known.links
+    unchanged = unchanged and made.servers is known.servers
     return known if unchanged else made
 
 

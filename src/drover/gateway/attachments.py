@@ -33,6 +33,7 @@ from drover.model.cluster import Cluster, put
 
 class _Ipam(msgspec.Struct, rename="pascal"):
     ipv4: str | None = msgspec.field(name="IPv4Address", default=None)
+    ipv6: str | None = msgspec.field(name="IPv6Address", default=None)
 
 
 class _Endpoint(msgspec.Struct, rename="pascal"):
@@ -83,8 +84,9 @@ def joined(cluster: Cluster, record: r.Container, network: r.Network, text: str)
     if not is_overlay(network):
         return attached, Draft([], expect)
     endpoint = decoded(text, _Endpoint)
-    ip = (endpoint.ipam.ipv4 if endpoint.ipam else None) or ""
-    wanted = Wanted(container=record.id, name=record.name, ip=ip, mac=endpoint.mac_address or "")
+    ipam = endpoint.ipam or _Ipam()
+    asked = {"ip": ipam.ipv4 or "", "mac": endpoint.mac_address or "", "ipv6": ipam.ipv6 or ""}
+    wanted = Wanted(container=record.id, name=record.name, **asked)
     claimed = claim(cluster, network, wanted)
     return attached, Draft(list(claimed.changes), {**expect, **claimed.expect})
 

@@ -195,7 +195,7 @@ def _addresses(cluster: Cluster, wish: Wish) -> list[Claims]:
 
 def _address_wanted(wish: Wish, endpoint: Endpoint) -> Wanted:
     name = "" if wish.name_made_up else wish.name
-    return Wanted(container=wish.id, name=name, ip=endpoint.ipv4, mac=endpoint.mac or wish.spec.mac)
+    return Wanted(container=wish.id, name=name, ip=endpoint.ipv4, mac=endpoint.mac or wish.spec.mac, ipv6=endpoint.ipv6)
 
 
 def _ports(wish: Wish, host: str) -> list[Change]:

@@ -21,7 +21,7 @@ import msgspec
 from drover.decide.addresses import next_vni, subnet_for
 from drover.decide.converge import networks_of
 from drover.decide.default_network import ALLOCATION, SHOWN_AS, asks_default, is_on_default
-from drover.decide.overlay import DEFAULT_NETWORK, OVERLAY_DRIVERS, is_overlay
+from drover.decide.overlay import DEFAULT_NETWORK, OVERLAY_DRIVERS, is_broadcast, is_overlay
 from drover.errors import Conflict, DeadlineExceeded, EngineError, Forbidden, NotFound
 from drover.gateway.call import Call, Edit, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
@@ -95,6 +95,8 @@ def draft(cluster: Cluster, network_id: str, name: str, driver: str, body: str, 
     if name in cluster.network_names:
         raise Conflict(f"network with name {name} already exists")
     overlay = driver in OVERLAY_DRIVERS
+    if overlay:
+        is_broadcast(body)  # raises for what is neither yes nor no
     subnet, gateway = subnet_for(cluster, name, body) if overlay else ("", "")
     record = r.Network(
         id=network_id,

@@ -15,6 +15,7 @@ unknown fields are ignored; a field of a wrong type is `Invalid`.
     volumes_from, links HostConfig.VolumesFrom, HostConfig.Links: references to containers
     network_mode        HostConfig.NetworkMode (empty is `default`)
     networks            NetworkingConfig.EndpointsConfig
+    dns                 HostConfig.Dns
     devices             HostConfig.Devices: their paths on the host
     pid, ipc            HostConfig.PidMode, HostConfig.IpcMode, when `container:REF`: the reference
     log_driver          HostConfig.LogConfig.Type (empty: the engine's default)
@@ -74,6 +75,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     mac: str = ""
     links: tuple[str, ...] = ()
     """`REF` or `REF:ALIAS`: names that only this container uses for others."""
+    ipv6: str = ""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +97,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     links: tuple[str, ...] = ()
     network_mode: str = "default"
     networks: Mapping[str, Endpoint] = {}
+    dns: tuple[str, ...] = ()
     pid: str = ""
     ipc: str = ""
     constraints: tuple[Expression, ...] = ()
@@ -176,6 +179,7 @@ class _HostConfig(msgspec.Struct, rename="pascal"):
     volumes_from: list[str] | None = None
     links: list[str] | None = None
     network_mode: str | None = None
+    dns: list[str] | None = None
     pid_mode: str | None = None
     ipc_mode: str | None = None
     auto_remove: bool | None = None
@@ -186,6 +190,7 @@ class _HostConfig(msgspec.Struct, rename="pascal"):
 
 class _Ipam(msgspec.Struct):
     ipv4: str | None = msgspec.field(name="IPv4Address", default=None)
+    ipv6: str | None = msgspec.field(name="IPv6Address", default=None)
 
 
 class _Endpoint(msgspec.Struct, rename="pascal"):
@@ -274,6 +279,7 @@ def _spec(body: _Body) -> Spec:
         volumes_from=tuple(ref.partition(":")[0] for ref in host.volumes_from or ()),
         links=tuple(link.partition(":")[0] for link in host.links or ()),
         network_mode=host.network_mode or "default",
+        dns=tuple(host.dns or ()),
         networks=_networks(body.networking_config or _Networking()),
         pid=_container_ref(host.pid_mode or ""),
         ipc=_container_ref(host.ipc_mode or ""),
@@ -314,9 +320,10 @@ def _networks(networking: _Networking) -> dict[str, Endpoint]:
 
 
 def _endpoint(wish: _Endpoint) -> Endpoint:
-    ipv4 = wish.ipam.ipv4 if wish.ipam else None
+    ipam = wish.ipam or _Ipam()
     return Endpoint(
-        ipv4=ipv4 or "",
+        ipv4=ipam.ipv4 or "",
+        ipv6=ipam.ipv6 or "",
         aliases=tuple(wish.aliases or ()),
         mac=wish.mac_address or "",
         links=tuple(wish.links or ()),

@@ -203,6 +203,7 @@ class Silent:
         names: Mapping[str, tuple[str, ...]],
         shared: object = None,
         links: object = None,
+        servers: object = None,
     ) -> None:
         return
 

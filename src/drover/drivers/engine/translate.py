@@ -14,8 +14,9 @@ not in this table, known or unknown, keep their JSON values:
     HostConfig.VolumesFrom, Links                the engine's id in place of a cluster id
     HostConfig.NetworkMode, EndpointsConfig      the network's name in place of its cluster id
     EndpointsConfig.NET                          the claimed IPv4 address, and its MAC address
-    HostConfig.Dns                               the gateways of its cluster networks, if the client names no server:
-                                                 the engine's own 127.0.0.11 asks them for names on other hosts
+    HostConfig.Dns                               the gateways of its cluster networks: the engine's own 127.0.0.11 asks
+                                                 them for names on other hosts, and they ask the client's own servers
+                                                 for what is no name of the cluster (`decide.names.servers`)
     HostConfig.NetworkMode `default` or none     the cluster's default network
     HostConfig.NetworkMode, EndpointsConfig      without networks that the container has left since; `bridge` if none
                                                  is left, which the agent has it leave (`agent.endpoints`)
@@ -176,7 +177,7 @@ def translated(body: Mapping[str, Any], translation: Translation) -> dict[str, A
     """The body with `translation` written into it; `body` itself is left alone."""
     result = strip_scheduling_env(body)
     host = _host_config(result.get("HostConfig") or {}, translation)
-    if translation.name_servers and not host.get("Dns"):
+    if translation.name_servers:
         host["Dns"] = list(translation.name_servers)
     if translation.linked:
         links = host.pop("Links")

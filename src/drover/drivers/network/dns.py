@@ -9,6 +9,8 @@ whose names it may know.
     by a client outside the network's subnet   nowhere: refused (the host would let other networks, and neighbours, ask)
     of this network                            its zone (`messages`)
     of another network of the same container   that network's zone
+    any other, of a container with servers     those, in order, each with a deadline
+    of its own (`--dns`)
     of one label, known to neither             nowhere: it does not exist
     any other                                  the servers of /etc/resolv.conf, in order, each with a deadline
 
@@ -54,6 +56,7 @@ class _Served:
         self.zone = Zone({})
         self.shared: Shared = {}
         self.links: dict[str, Zone] = {}
+        self.servers: Names = {}
         self.udp: _Datagrams | None = None
         self.tcp: asyncio.Server | None = None
 
@@ -82,19 +85,21 @@ class Responder:
         names: Names,
         shared: Shared | None = None,
         links: Mapping[str, Names] | None = None,
+        servers: Names | None = None,
     ) -> None:
         """Answer on a network's gateway address with these names; again with others when they change.
 
         `gateway` has the prefix length of the subnet whose addresses may ask: `10.44.0.1/16`. `shared`: client address
         to the other networks whose names it may know (`decide.names.shared`); `links`: client address to names of its
-        own (`decide.names.links`). Raises `DroverError` if another name server has the address.
+        own (`decide.names.links`); `servers`: to the servers that it asks for others. Raises `DroverError` if another
+        name server has the address.
         """
         served = self._served.get(network)
         interface = IPv4Interface(gateway)
         if served is None or served.gateway != interface:
             await self.stop(network)
             await self._open(network, interface)
-        self.set_names(network, names, shared, links)
+        self.set_names(network, names, shared, links, servers)
 
     def set_names(
         self,
@@ -102,11 +107,13 @@ class Responder:
         names: Names,
         shared: Shared | None = None,
         links: Mapping[str, Names] | None = None,
+        servers: Names | None = None,
     ) -> None:
         """Replace a served network's names, all at once. KeyError if it is not served."""
         served = self._served[network]
         served.zone, served.shared = Zone(names), shared or {}
         served.links = {client: Zone(own) for client, own in (links or {}).items()}
+        served.servers = servers or {}
 
     async def stop(self, network: str) -> None:
         """Close a network's sockets; no error if it is not served."""
@@ -123,7 +130,7 @@ class Responder:
     async def answer(self, network: str, query: bytes, client: str, *, tcp: bool = False) -> bytes:
         """The answer to a query from a client's address on a network; empty for what deserves none."""
         known = self._known(network, query, client, tcp)
-        return known if isinstance(known, bytes) else await self._from_outside(query, known, tcp)
+        return known if isinstance(known, bytes) else await self._from_outside(network, query, known, client, tcp)
 
     def _known(self, network: str, query: bytes, client: str, tcp: bool) -> bytes | Question:
         """The answer that the host itself has; else the question, for the servers outside."""
@@ -140,7 +147,10 @@ class Responder:
         for zone in (*self._own_zone(served, client), served.zone, *self._other_zones(served, client)):
             if zone.knows(question.name):
                 return zone.answer(query, question, limit)
-        return messages.reply(query, question, messages.NO_SUCH_NAME) if question.is_single_label else question
+        own = client in served.servers
+        return (
+            question if own or not question.is_single_label else messages.reply(query, question, messages.NO_SUCH_NAME)
+        )
 
     @staticmethod
     def _own_zone(served: _Served, client: str) -> list[Zone]:
@@ -150,11 +160,17 @@ class Responder:
         others = served.shared.get(client, ())
         return [self._served[other].zone for other in others if other in self._served]
 
-    async def _from_outside(self, query: bytes, question: Question, tcp: bool) -> bytes:
-        """The first answer of this host's own servers; a server failure if none gives one."""
+    def _servers(self, network: str, client: str) -> list[Upstream]:
+        """The client's own servers, else those of this host."""
+        served = self._served.get(network)
+        own = served.servers.get(client, ()) if served is not None else ()
+        return [(address, self._port) for address in own] or self._upstreams()
+
+    async def _from_outside(self, network: str, query: bytes, question: Question, client: str, tcp: bool) -> bytes:
+        """The first answer of the client's servers; a server failure if none gives one."""
         ask = _ask_tcp if tcp else _ask_udp
         async with self._outside:
-            for upstream in self._upstreams()[:UPSTREAMS]:
+            for upstream in self._servers(network, client)[:UPSTREAMS]:
                 with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                     return await asyncio.wait_for(ask(upstream, query), UPSTREAM_DEADLINE_S)
         return messages.reply(query, question, messages.SERVER_FAILURE)
@@ -183,16 +199,21 @@ class Responder:
         known = self._known(network, query, client[0], False)
         if isinstance(known, Question):
             if len(self._tasks) < OUTSIDE_WAITING:
-                task = asyncio.ensure_future(self._pass_on(query, known, client, transport))
+                task = asyncio.ensure_future(self._pass_on(network, query, known, client, transport))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         elif known:
             transport.sendto(known, client)
 
     async def _pass_on(
-        self, query: bytes, question: Question, client: tuple[str, int], transport: asyncio.DatagramTransport
+        self,
+        network: str,
+        query: bytes,
+        question: Question,
+        client: tuple[str, int],
+        transport: asyncio.DatagramTransport,
     ) -> None:
-        answer = await self._from_outside(query, question, False)
+        answer = await self._from_outside(network, query, question, client[0], False)
         if not transport.is_closing():
             transport.sendto(answer, client)
 
