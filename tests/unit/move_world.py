@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
 from drover.agent.belongings import AskedPart
-from drover.agent.volumes import Incoming, Wanted
+from drover.agent.volumes import Incoming, Round, Wanted
 from drover.decide import moves
+from drover.drivers.backups.fake import FakeBackups
 from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.fake_container import FakeContainer
 from drover.drivers.engine.fake_images import make_image
@@ -53,6 +54,7 @@ class SimHost:
         self.image = self.engine.images.add(make_image([b"base"]), "busybox:latest")
         self.disk = FakeVolumes()
         self.insides = FakeInsides()
+        self.backups = FakeBackups(self.disk.read_at, self.disk.write_at)
         self.store: MemoryStore = world.shared.client()
         self.mirror = Mirror(self.store)
         self.linked = True
@@ -62,7 +64,16 @@ class SimHost:
         await self.mirror.start()
         catalog = Catalog({"fake": self.disk})
         streams = Streams(self)
-        drivers = Drivers(self.engine, FakeNetwork("10.0.0.1"), catalog, NoImages(), streams, streams, self.insides)
+        drivers = Drivers(
+            self.engine,
+            FakeNetwork("10.0.0.1"),
+            catalog,
+            NoImages(),
+            streams,
+            streams,
+            self.insides,
+            backups=self.backups,
+        )
         self.agent = Agent(self.name, self.mirror, self.store, drivers, clock.wall_now)
         self.task = asyncio.create_task(self.agent.run())
 
@@ -98,6 +109,11 @@ class Streams:
 
     def __init__(self, host: SimHost) -> None:
         self._host = host
+
+    async def round(self, host: str, volumes: Mapping[str, int]) -> Round:
+        other = self._host.world.hosts[host]
+        self._check(other)
+        return await other.agent.actor.rounds.take_round(volumes)
 
     @asynccontextmanager
     async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:

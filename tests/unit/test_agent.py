@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,7 +10,8 @@ import pytest
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
 from drover.agent.belongings import AskedPart
-from drover.agent.volumes import Incoming, Wanted
+from drover.agent.volumes import Incoming, Round, Wanted
+from drover.drivers.backups.fake import FakeBackups
 from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.fake_images import make_image
 from drover.drivers.insides.fake import FakeInsides
@@ -47,6 +48,9 @@ class NoImages:
 class NoVolumes:
     """There is no other host."""
 
+    async def round(self, host: str, volumes: Mapping[str, int]) -> Round:
+        raise Unavailable(f"host {host} cannot be reached")
+
     @asynccontextmanager
     async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
         raise Unavailable(f"host {host} cannot be reached")
@@ -80,7 +84,14 @@ class World:
     async def start_agent(self) -> None:
         catalog = Catalog({"fake": self.volumes})
         drivers = Drivers(
-            self.engine, FakeNetwork("10.0.0.1"), catalog, self.images, NoVolumes(), NoVolumes(), FakeInsides()
+            self.engine,
+            FakeNetwork("10.0.0.1"),
+            catalog,
+            self.images,
+            NoVolumes(),
+            NoVolumes(),
+            FakeInsides(),
+            backups=FakeBackups(),
         )
         self.agent = Agent("h1", self.mirror, self.store, drivers, clock.wall_now)
         self.task = asyncio.create_task(self.agent.run())

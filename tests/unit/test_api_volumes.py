@@ -28,7 +28,7 @@ def test_a_volume_with_its_copies() -> None:
         ],
         [put("volume_facts/h2/data", r.VolumeFacts(volume="data", host="h2", snapshots=(OLD, NEW), synced_at=2100.0))],
     )
-    shown = volume_view(cluster, cluster.volumes["data"])
+    shown = volume_view(cluster, cluster.volumes["data"], 2150.0)
     assert (shown["driver"], shown["live"], shown["used_by"]) == ("btrfs", True, ["db"])
     assert shown["copies"] == [{"host": "h2", "snapshot": NEW, "taken_at": 2000.0, "synced_at": 2100.0}]
 

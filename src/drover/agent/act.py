@@ -25,6 +25,8 @@ from drover.agent.files import ContainerFiles
 from drover.agent.moves import Mover, Sources, without_copying
 from drover.agent.report import Reporter, container_facts
 from drover.agent.view import View
+from drover.agent.volume_life import VolumeLife
+from drover.agent.volume_rounds import VolumeRounds
 from drover.agent.volumes import ASIDE, VolumeKeeper, VolumeSource
 from drover.decide import encryption, overlay
 from drover.decide import steps as s
@@ -33,6 +35,7 @@ from drover.decide.fence import Restarts
 from drover.decide.parking import parked
 from drover.decide.removal import container_removal
 from drover.decide.tables import host_networks, networks_everywhere
+from drover.drivers.backups.port import Backups
 from drover.drivers.engine.port import Engine, SeenContainer
 from drover.drivers.engine.read import fixed_addresses
 from drover.drivers.engine.translate import engine_body
@@ -71,6 +74,8 @@ class Drivers(msgspec.Struct, frozen=True):
     insides: Insides
     files: ContainerFiles | None = None
     """Where configs and secrets are kept; None: nowhere, and containers that use some get none."""
+    backups: Backups | None = None
+    """None: this host makes no backups."""
 
 
 class Actor:
@@ -93,6 +98,8 @@ class Actor:
         engine, catalog = drivers.engine, drivers.volumes
         self._endpoints = Endpoints(mirror, view, engine)
         self.keeper = VolumeKeeper(host, mirror, view, reporter, engine, catalog, now)
+        self.rounds = VolumeRounds(self.keeper, view, now)
+        self.life = VolumeLife(host, mirror, reporter, self.keeper, drivers.backups, now)
         self.belongings = Belongings(host, mirror, view, engine, drivers.insides, drivers.part_source, now)
         sources = Sources(self.keeper, drivers.volume_source, self.belongings)
         self.mover = Mover(host, mirror, view, reporter, engine, sources, self, now)
@@ -126,10 +133,16 @@ class Actor:
                 await self._remove_network(network, engine_id)
             case s.VolumeStep():
                 await self._volume(step)
-            case s.RefreshReplica(name):
-                await self.keeper.refresh(self._drivers.volume_source, name)
+            case s.BackupVolume() | s.RefreshReplica():
+                await self._copy(step)
             case s.MoveStep():
                 await self._move(step)
+
+    async def _copy(self, step: s.BackupVolume | s.RefreshReplica) -> None:
+        if isinstance(step, s.BackupVolume):
+            await self.life.back_up(step.name)
+        else:
+            await self.rounds.refresh(self._drivers.volume_source, step.names)
 
     async def _volume(self, step: s.VolumeStep) -> None:
         match step:
@@ -145,6 +158,10 @@ class Actor:
                 await self.keeper.tidy(name, snapshots)
             case s.RemoveVolume(name):
                 await self.keeper.remove(name)
+            case s.LimitVolume(name):
+                await self.keeper.limit(name)
+            case s.FillVolume(name):
+                await self.life.fill(name)
 
     async def _move(self, step: s.MoveStep) -> None:
         match step:

@@ -25,6 +25,7 @@ from drover.agent.act import Actor, Drivers
 from drover.agent.fence import Fence
 from drover.agent.report import Reporter
 from drover.agent.view import View
+from drover.agent.volume_watch import VolumeWatch
 from drover.agent.volumes import VOLUME_LABEL
 from drover.decide import steps as s
 from drover.decide.converge import converge, networks_of
@@ -60,6 +61,7 @@ RELEVANT = frozenset(
         "alive",
         "moves",
         "volume_facts",
+        "volume_space",
     )
 )
 
@@ -76,6 +78,7 @@ class Agent:
         self.view = View(now)
         self.reporter = Reporter(store, now)
         self.actor = Actor(host, mirror, self.view, self.reporter, drivers, now)
+        self._watch = VolumeWatch(host, mirror, self.reporter, self.actor.keeper, drivers.volumes, now)
         self.waits: tuple[s.Wait, ...] = ()
         self.engine_error = ""
         self._fence: Fence | None = None
@@ -88,6 +91,7 @@ class Agent:
                 group.create_task(self.reporter.run())
                 group.create_task(self._observe())
                 group.create_task(self._watch_machine())
+                group.create_task(self._watch.run())
                 group.create_task(self._loop())
         finally:
             self.abandon()
@@ -144,7 +148,8 @@ class Agent:
 
     async def _host_facts(self) -> r.HostFacts:
         facts = await self._drivers.engine.facts(self._host)
-        return msgspec.structs.replace(facts, volume_drivers=self._drivers.volumes.names)
+        offered = self._drivers.volumes
+        return msgspec.structs.replace(facts, volume_drivers=offered.names, synchronous_drivers=offered.synchronous)
 
     async def _list(self) -> None:
         engine = self._drivers.engine

@@ -78,7 +78,9 @@ class Reporter:
         return self._dirty.get(key, self._written.get(key))
 
     def report(
-        self, key: str, record: r.ContainerFacts | r.HostFacts | r.NetworkFacts | r.VolumeFacts | r.MoveFacts
+        self,
+        key: str,
+        record: r.ContainerFacts | r.HostFacts | r.NetworkFacts | r.VolumeFacts | r.VolumeSpace | r.MoveFacts,
     ) -> None:
         """Have it written soon, if it differs from what was written last (its time aside)."""
         if self._same(self.known(key), record):

@@ -27,6 +27,8 @@ class View:
         self.live: dict[str, int] = {}
         self.snapshots: dict[str, tuple[str, ...]] = {}
         self.refresh_at: dict[str, float] = {}
+        self.limits: dict[str, int] = {}
+        """The sizes to which live sets here were limited, in bytes; 0: not any more."""
         self.images: set[str] = set()
         self.answers: dict[str, r.Answer] = {}
         self.held: dict[str, float] = {}
@@ -99,6 +101,7 @@ class View:
             live=dict(self.live),
             snapshots=dict(self.snapshots),
             refresh_at=dict(self.refresh_at),
+            limits=dict(self.limits),
             images=frozenset(self.images),
             answers=dict(self.answers),
             held=dict(self.held),

@@ -10,15 +10,16 @@ Theory of operation. A claim is the volume's record (`host`, `epoch`); the disk 
     none, had data here         an error: never an empty one instead    -
 
 One call at a time per volume receives or promotes (`busy`). Every change on disk is followed by a look and a report.
+What people ask for (snapshots, backups, …) is in `agent.volume_life`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Protocol
 
 import msgspec
@@ -27,15 +28,13 @@ import structlog
 from drover.agent.report import Reporter
 from drover.agent.view import View
 from drover.decide.moves import driver_of, volume_key
-from drover.decide.replicas import next_refresh
 from drover.drivers.engine.port import EPOCH_LABEL, Engine
 from drover.drivers.volumes.catalog import Catalog
 from drover.drivers.volumes.port import NoBase, VolumeDriver
-from drover.errors import Conflict, DroverError, Invalid, NotFound, Unavailable
+from drover.errors import Conflict, DroverError, NotFound, Unavailable
 from drover.model import records as r
-from drover.model.cluster import Change, Cluster, delete, put
-from drover.model.snapshots import epoch_of, label_of, next_id
-from drover.model.spec import parse_spec
+from drover.model.cluster import Change, Cluster, delete
+from drover.model.snapshots import epoch_of, next_id
 from drover.model.volume_options import options_of
 from drover.store.mirror import Mirror
 
@@ -43,7 +42,6 @@ log = structlog.get_logger()
 
 VOLUME_LABEL = "drover.volume"
 READ_YOUR_WRITES_S = 5.0
-SEE_SNAPSHOTS = "`drover volume snapshots VOLUME` lists them"
 ASIDE = "aside"
 """The name of a snapshot that was a live set when its claim had passed to another host: it may hold what was lost."""
 
@@ -77,8 +75,19 @@ class Given(msgspec.Struct, frozen=True):
     at: float
 
 
+class Round(msgspec.Struct, frozen=True):
+    """One instant of several volumes: a snapshot of each, and when they were taken (seconds since the epoch)."""
+
+    at: float
+    snapshots: dict[str, str]
+
+
 class VolumeSource(Protocol):
     """Other hosts' volumes."""
+
+    async def round(self, host: str, volumes: Mapping[str, int]) -> Round:
+        """Have a host take snapshots of volumes (name to epoch) that it holds. Raises as `open` does."""
+        ...
 
     def open(self, host: str, wanted: Wanted, have: bytes) -> AbstractAsyncContextManager[Incoming]:
         """A stream from a host, less what this one has. Raises `Unavailable` if it does not come, and what the other
@@ -105,8 +114,9 @@ class VolumeKeeper:
         self._catalog = catalog
         self._now = now
         self.busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._refreshing = asyncio.Lock()
+        self.in_use: Counter[tuple[str, str]] = Counter()
         self._sizes: dict[str, int] = {}
+        self._limits: dict[str, int] = {}
 
     @property
     def _cluster(self) -> Cluster:
@@ -140,14 +150,19 @@ class VolumeKeeper:
 
     async def look_at_all(self) -> None:
         """Learn what the disk has of every volume that the records or the disk know."""
-        for driver_name in self._catalog.names:
-            try:
-                self._view.live |= await self._catalog.driver(driver_name).live_sets()
-            except DroverError as error:
-                log.warning("a volume driver cannot say what it has", driver=driver_name, error=error.message)
+        answering = [name for name in self._catalog.names if await self._live_sets_of(name)]
         for name, volume in self._cluster.volumes.items():
-            if not options_of(volume.body).engines:
+            if not options_of(volume.body).engines and self.driver_name(volume) in answering:
                 await self._look_safely(name)
+
+    async def _live_sets_of(self, driver_name: str) -> bool:
+        """Learn what live sets a driver has; False if it does not say."""
+        try:
+            self._view.live |= await self._catalog.driver(driver_name).live_sets()
+        except DroverError as error:
+            log.warning("a volume driver cannot say what it has", driver=driver_name, error=error.message)
+            return False
+        return True
 
     async def _look_safely(self, name: str) -> None:
         try:
@@ -163,9 +178,12 @@ class VolumeKeeper:
         self._view.live.pop(name, None)
         if epoch:
             self._view.live[name] = epoch
+        else:
+            self._view.limits.pop(name, None)
         self._view.snapshots[name] = snapshots
         if epoch or snapshots or f"{self._host}/{name}" in self._cluster.volume_facts:
-            before = self._cluster.volume_facts.get(f"{self._host}/{name}", r.VolumeFacts(volume=name, host=self._host))
+            key = r.key("volume_facts", self._host, name)
+            before = self._facts(name) or r.VolumeFacts(volume=name, host=self._host)
             facts = r.VolumeFacts(
                 volume=name,
                 host=self._host,
@@ -173,22 +191,76 @@ class VolumeKeeper:
                 epoch=epoch,
                 snapshots=snapshots,
                 size_bytes=self._sizes.get(name, before.size_bytes),
+                limit_bytes=self._limits.get(name, before.limit_bytes) if epoch else 0,
                 synced_at=max(before.synced_at, synced_at),
+                backup=before.backup,
             )
-            self._reporter.report(r.key("volume_facts", self._host, name), facts)
+            self._reporter.report(key, facts)
+
+    def has(self, name: str, snapshot: str) -> bool:
+        """Whether a snapshot was here when this host last looked."""
+        return snapshot in self._view.snapshots.get(name, ())
+
+    def is_live(self, volume: r.Volume) -> bool:
+        """Whether this host has the live set of the claim."""
+        return self._view.live.get(volume.name) == volume.epoch
+
+    async def told(self, name: str) -> None:
+        """Wait until what this host last said of a volume is what everybody reads."""
+        said = self._facts(name)
+        key = f"{self._host}/{name}"
+        await self._mirror.until(
+            lambda now: said is None or getattr(now.volume_facts.get(key), "snapshots", ()) == said.snapshots,
+            READ_YOUR_WRITES_S,
+            f"the store to take what is known of volume {name}",
+        )
+
+    def tell(self, name: str, **fields: object) -> None:
+        """Report a change of what this host says of a volume."""
+        key = r.key("volume_facts", self._host, name)
+        before = self._facts(name) or r.VolumeFacts(volume=name, host=self._host)
+        self._reporter.report(key, msgspec.structs.replace(before, **fields))
+
+    def _facts(self, name: str) -> r.VolumeFacts | None:
+        """What this host last said of a volume, written already or not."""
+        known = self._reporter.known(r.key("volume_facts", self._host, name))
+        if isinstance(known, r.VolumeFacts):
+            return known
+        return self._cluster.volume_facts.get(f"{self._host}/{name}")
+
+    async def measure(self, name: str) -> None:
+        """Learn the size of the live set."""
+        volume = self.held(name)
+        self._sizes[name] = await self.driver(volume).size_bytes(name)
+        self.tell(name, size_bytes=self._sizes[name])
 
     # -- the claim -----------------------------------------------------------------------------------------------
 
     async def ensure(self, name: str) -> None:
         """Have the live set of the claim that this host holds, and the engine's volume bound to it."""
         volume = self.held(name)
+        if volume.filling is not None:
+            raise Unavailable(f"volume {name} is not ready: its {volume.filling.kind} is not done")
         body = dict(json.loads(volume.body)) if volume.body else {}
         if not options_of(volume.body).engines:
             async with self.busy[name]:
                 path = await self._live_path(volume)
+                if volume.size_bytes:
+                    await self._limit(volume)
             await self.look(name)
-            body["DriverOpts"] = bind_options(path)
+            body["DriverOpts"] = bind_options(path, volume.read_only)
         await self.bind(volume, volume.epoch, body)
+
+    async def limit(self, name: str) -> None:
+        """Have the live set here limited as the record says."""
+        async with self.busy[name]:
+            await self._limit(self.held(name))
+        await self.look(name)
+
+    async def _limit(self, volume: r.Volume) -> None:
+        kept = await self.driver(volume).limit(volume.name, volume.size_bytes)
+        self._view.limits[volume.name] = volume.size_bytes
+        self._limits[volume.name] = volume.size_bytes if kept else 0
 
     async def _live_path(self, volume: r.Volume) -> str:
         """The path of the live set, made by the module's table."""
@@ -261,6 +333,7 @@ class VolumeKeeper:
                 await self.driver(volume).remove(name)
         self._view.live.pop(name, None)
         self._view.snapshots.pop(name, None)
+        self._view.limits.pop(name, None)
         self._reporter.drop(r.key("volume_facts", self._host, name))
         key = r.key("volumes", name)
         changes = [delete(key), *self._leftovers(name)]
@@ -283,98 +356,58 @@ class VolumeKeeper:
 
     async def tidy(self, name: str, snapshots: tuple[str, ...]) -> None:
         """Delete snapshots that nobody needs."""
+        unused = [one for one in snapshots if (name, one) not in self.in_use]
         async with self.busy[name]:
-            await self.driver(self.record(name)).forget(name, snapshots)
+            await self.driver(self.record(name)).forget(name, unused)
         await self.look(name)
 
-    # -- for people ----------------------------------------------------------------------------------------------
-
-    async def snapshot(self, name: str, label: str) -> str:
-        """Take a snapshot that is kept until it is removed; its id. Raises `Invalid` where the driver cannot take one
-        of files that are being written."""
-        volume = self.held(name)
-        driver = self.driver(volume)
-        if not driver.instant:
-            raise Invalid(f"the driver {self.driver_name(volume)} of volume {name} has no snapshots", hint="btrfs has")
-        async with self.busy[name]:
-            snapshot = next_id(await driver.snapshots(name), volume.epoch, self._now(), label)
-            await driver.snapshot(name, snapshot)
-        await self.look(name)
-        return snapshot
-
-    async def rollback(self, name: str, snapshot: str) -> str:
-        """Make the live set what a snapshot holds; what it was is kept as the snapshot whose id is returned."""
-        volume = self.held(name)
-        driver = self.driver(volume)
-        self._refuse_running(name)
-        async with self.busy[name]:
-            known = await driver.snapshots(name)
-            if snapshot not in known:
-                raise NotFound(f"volume {name} has no snapshot {snapshot} on {self._host}", hint=SEE_SNAPSHOTS)
-            aside = next_id(known, volume.epoch, self._now(), "before.rollback")
-            await driver.demote(name, aside)
-            await driver.promote(name, snapshot, volume.epoch)
-        await self.look(name)
-        return aside
-
-    def _refuse_running(self, name: str) -> None:
-        for container, seen in self._view.containers.items():
-            record = self._cluster.containers.get(container)
-            uses = record is not None and name in parse_spec(record.body).volume_names
-            if uses and seen.state in ("running", "paused", "restarting"):
-                raise Conflict(f"volume {name} is in use by the running container {seen.name}", hint="stop it first")
-
-    async def clone(self, name: str, clone: str, snapshot: str) -> None:
-        """Make another volume of a snapshot, on this host. Its record says what to promote; the data is here first."""
-        volume = self.held(name)
-        driver = self.driver(volume)
-        async with self.busy[clone], aclosing(driver.send(name, snapshot, b"")) as pieces:
-            await driver.receive(clone, snapshot, pieces)
-        key = r.key("volumes", clone)
-        record = msgspec.structs.replace(volume, name=clone, snapshot=snapshot, created_at=self._now())
-        revision = await self._reporter.commit([put(key, record)], {key: 0})
-        await self._mirror.reached(revision, READ_YOUR_WRITES_S)
-        await self.look(clone)
-
-    async def forget(self, name: str, snapshot: str) -> None:
-        """Remove a person's snapshot from this host."""
-        volume = self.record(name)
-        if not label_of(snapshot):
-            raise Conflict("Drover needs this snapshot itself, and removes it", hint="those with a name are yours")
-        if snapshot not in await self.driver(volume).snapshots(name):
-            raise NotFound(f"volume {name} has no snapshot {snapshot} on {self._host}", hint=SEE_SNAPSHOTS)
-        await self.tidy(name, (snapshot,))
+    @asynccontextmanager
+    async def using(self, name: str, snapshot: str) -> AsyncIterator[None]:
+        """For this block a snapshot is not tidied away: somebody reads it."""
+        self.in_use[name, snapshot] += 1
+        try:
+            yield
+        finally:
+            self.in_use[name, snapshot] -= 1
+            if not self.in_use[name, snapshot]:
+                del self.in_use[name, snapshot]
 
     # -- between hosts -------------------------------------------------------------------------------------------
 
-    async def receive(self, source: VolumeSource, host: str, wanted: Wanted, counted: Callable[[int], None]) -> None:
-        """Have a snapshot of another host's volume here. `counted` is told the bytes of each piece."""
+    async def receive(
+        self,
+        source: VolumeSource,
+        host: str,
+        wanted: Wanted,
+        counted: Callable[[int], None],
+        synced_at: float | None = None,
+    ) -> None:
+        """Have a snapshot of another host's volume here. `counted` is told the bytes of each piece; `synced_at`: as of
+        when that makes the copy equal to the live set (default: as of the asking)."""
         driver = self.driver(self.record(wanted.volume))
         async with self.busy[wanted.volume]:
             try:
                 at = await _received(driver, source, host, wanted, await driver.have(wanted.volume), counted)
             except NoBase:
                 at = await _received(driver, source, host, wanted, b"", counted)
-        await self.look(wanted.volume, synced_at=at)
+        await self.look(wanted.volume, synced_at=at if synced_at is None else synced_at)
 
-    async def refresh(self, source: VolumeSource, name: str) -> None:
-        """Bring this host's copy up to date. One at a time, and each followed by a rest (`decide.replicas`)."""
-        async with self._refreshing:
-            volume, began_at = self.record(name), self._now()
-            wanted = Wanted(volume=name, epoch=volume.epoch, if_changed=True)
-            try:
-                await self.receive(source, volume.host, wanted, lambda _: None)
-            finally:
-                self._view.refresh_at[name] = next_refresh(volume, began_at, self._now())
+    def of_epoch(self, name: str, epoch: int) -> r.Volume:
+        """The record of a volume that this host holds in that epoch and that is ready."""
+        volume = self.record(name)
+        if (volume.host, volume.epoch) != (self._host, epoch):
+            raise Conflict(f"{self._host} does not hold epoch {epoch} of volume {name}")
+        if volume.filling is not None:
+            raise Conflict(f"volume {name} is not ready: its {volume.filling.kind} is not done")
+        return volume
 
     async def give(self, wanted: Wanted, have: bytes) -> Given:
         """The other side of `receive`. A new snapshot only while this host holds the claim of that epoch."""
         volume, at = self.record(wanted.volume), self._now()
         driver = self.driver(volume)
         if wanted.snapshot:
-            return Given(wanted.snapshot, driver.send(volume.name, wanted.snapshot, have), at)
-        if (volume.host, volume.epoch) != (self._host, wanted.epoch):
-            raise Conflict(f"{self._host} does not hold epoch {wanted.epoch} of volume {volume.name}")
+            return Given(wanted.snapshot, self._sent(driver, volume.name, wanted.snapshot, have), at)
+        self.of_epoch(volume.name, wanted.epoch)
         if wanted.if_changed and await driver.unchanged(volume.name, have):
             return Given("", _nothing(), at)
         async with self.busy[volume.name]:
@@ -383,7 +416,12 @@ class VolumeKeeper:
         if not have:  # all of it goes: worth knowing how much that is, for who waits
             self._sizes[volume.name] = await driver.size_bytes(volume.name)
         await self.look(volume.name)
-        return Given(snapshot, driver.send(volume.name, snapshot, have), at)
+        return Given(snapshot, self._sent(driver, volume.name, snapshot, have), at)
+
+    async def _sent(self, driver: VolumeDriver, name: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
+        async with self.using(name, snapshot), aclosing(driver.send(name, snapshot, have)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 async def _received(
@@ -413,6 +451,6 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
         yield piece
 
 
-def bind_options(path: str) -> dict[str, str]:
+def bind_options(path: str, read_only: bool = False) -> dict[str, str]:
     """The driver options of an engine's volume that is a path."""
-    return {"type": "none", "o": "bind", "device": path}
+    return {"type": "none", "o": "bind,ro" if read_only else "bind", "device": path}

@@ -2,6 +2,7 @@
 
     method and path                    body                              answer
     GET /volumes, GET /volumes/NAME                                      `volume_view`
+    GET /doctor/volumes                                                  {volumes: {NAME: […]}, hosts: {NAME: […]}}
     POST /volumes/NAME/options         {options: {NAME: VALUE}}          the volume
     POST /volumes/NAME/move            MoveBody                          the move
     POST /containers/REF/move          MoveBody                          the move
@@ -23,7 +24,9 @@ from aiohttp import web
 from drover.api.app import CONTEXT, body_of, commit, json_answer
 from drover.api.membership import Decision
 from drover.decide import moves
+from drover.decide.backups import last_backup
 from drover.decide.resolve import resolve_container
+from drover.decide.volume_health import left_behind, pool_doubts, refuse_sync, volume_doubts
 from drover.errors import Invalid, NotFound
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
@@ -49,6 +52,7 @@ def volume_api_routes() -> list[web.RouteDef]:
     """The routes, for `ApiServer`."""
     return [
         web.get("/volumes", get_volumes),
+        web.get("/doctor/volumes", get_doubts),
         web.get("/volumes/{name}", get_volume),
         web.post("/volumes/{name}/options", post_options),
         web.post("/volumes/{name}/move", post_volume_move),
@@ -64,7 +68,15 @@ def volume_api_routes() -> list[web.RouteDef]:
 
 async def get_volumes(request: web.Request) -> web.Response:
     cluster = request.app[CONTEXT].mirror.cluster
-    return json_answer([volume_view(cluster, volume) for _, volume in sorted(cluster.volumes.items())])
+    now = request.app[CONTEXT].clock()
+    return json_answer([volume_view(cluster, volume, now) for _, volume in sorted(cluster.volumes.items())])
+
+
+async def get_doubts(request: web.Request) -> web.Response:
+    context = request.app[CONTEXT]
+    cluster, now = context.mirror.cluster, context.clock()
+    volumes = {name: volume_doubts(cluster, volume, now) for name, volume in sorted(cluster.volumes.items())}
+    return json_answer({"volumes": volumes, "hosts": pool_doubts(cluster)})
 
 
 async def get_volume(request: web.Request) -> web.Response:
@@ -78,20 +90,28 @@ async def post_options(request: web.Request) -> web.Response:
 
 
 def _changed_options(cluster: Cluster, name: str, options: dict[str, str]) -> Decision:
-    volume = _named(cluster, name)
-    wanted = parse_options(options, VolumeOptions(volume.driver, volume.replicas, volume.interval_s))
+    volume = named(cluster, name)
+    was = VolumeOptions(volume.driver, volume.replicas, volume.interval_s, False, volume.size_bytes, volume.sync)
+    wanted = parse_options(options, was)
     if wanted.engines:
-        raise Invalid("these are no options of Drover's", hint="driver, replicas and interval are")
+        raise Invalid("these are no options of Drover's", hint="replicas, interval, size and sync are")
+    refuse_sync(cluster, wanted.sync, moves.driver_of(cluster, volume))
     if wanted.driver != volume.driver:
         raise Invalid(
             f"the driver of volume {name} cannot be changed", hint="export it, and import it into one of that driver"
         )
     key = r.key("volumes", name)
-    changed = msgspec.structs.replace(volume, replicas=wanted.replicas, interval_s=wanted.interval_s)
+    changed = msgspec.structs.replace(
+        volume,
+        replicas=wanted.replicas,
+        interval_s=wanted.interval_s,
+        size_bytes=wanted.size_bytes,
+        sync=wanted.sync,
+    )
     return Decision((put(key, changed),), {key: cluster.version(key)})
 
 
-def _named(cluster: Cluster, name: str) -> r.Volume:
+def named(cluster: Cluster, name: str) -> r.Volume:
     volume = cluster.volumes.get(name)
     if volume is None:
         raise NotFound(f"get {name}: no such volume", hint="`drover volume ls` lists them")
@@ -99,11 +119,29 @@ def _named(cluster: Cluster, name: str) -> r.Volume:
 
 
 def _volume_answer(request: web.Request) -> web.Response:
-    cluster = request.app[CONTEXT].mirror.cluster
-    return json_answer(volume_view(cluster, _named(cluster, request.match_info["name"])))
+    context = request.app[CONTEXT]
+    volume = named(context.mirror.cluster, request.match_info["name"])
+    return json_answer(volume_view(context.mirror.cluster, volume, context.clock()))
 
 
-def volume_view(cluster: Cluster, volume: r.Volume) -> dict[str, Any]:
+def _backup_view(cluster: Cluster, volume: r.Volume) -> dict[str, Any] | None:
+    """Where and how often it is backed up, and how the last one went."""
+    if volume.backup is None:
+        return None
+    plan, last = volume.backup, last_backup(cluster, volume)
+    return {
+        "repository": plan.repository,
+        "every_s": plan.every_s,
+        "keep": plan.keep,
+        "due": plan.asked > last.asked,
+        "at": last.at,
+        "id": last.id,
+        "failure": last.failure,
+        "progress": last.progress,
+    }
+
+
+def volume_view(cluster: Cluster, volume: r.Volume, now: float) -> dict[str, Any]:
     """A volume's record, who uses it, and what each host has of it."""
     facts = {f.host: f for f in cluster.volume_facts.values() if f.volume == volume.name}
     holder = facts.get(volume.host)
@@ -114,8 +152,18 @@ def volume_view(cluster: Cluster, volume: r.Volume) -> dict[str, Any]:
         "driver": moves.driver_of(cluster, volume),
         "size_bytes": holder.size_bytes if holder else 0,
         "live": holder is not None and holder.epoch == volume.epoch,
+        "size_wanted_bytes": volume.size_bytes,
+        "size_limit_bytes": holder.limit_bytes if holder else 0,
         "replicas_wanted": volume.replicas,
         "interval_s": volume.interval_s,
+        "sync": volume.sync,
+        "read_only": volume.read_only,
+        "filling": volume.filling.kind if volume.filling else "",
+        "backup": _backup_view(cluster, volume),
+        "leftovers": [
+            {"host": host, "snapshot": one, "taken_at": taken_at(one)} for host, one in left_behind(cluster, volume)
+        ],
+        "doubts": volume_doubts(cluster, volume, now),
         "created_at": volume.created_at,
         "used_by": [
             one.name for one in cluster.containers.values() if volume.name in parse_spec(one.body).volume_names

@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +15,7 @@ from drover.errors import Invalid, Unavailable
 
 DEFAULT_HOST = "unix:///run/drover/drover.sock"
 DEADLINE_S = 60.0
+PIECE_BYTES = 256 * 1024
 
 
 class Client:
@@ -37,6 +38,36 @@ class Client:
 
     def delete(self, path: str) -> Any:
         return self.call("DELETE", path)
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """An answer's bytes as they come. Raises as `call` does, also if it breaks off."""
+        connection = _UnixConnection(self.path, None)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            if response.status >= 400:
+                understand(response.status, response.read())
+            while piece := response.read(PIECE_BYTES):
+                yield piece
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(self.path, error) from error
+        finally:
+            connection.close()
+
+    def upload(self, path: str, pieces: Iterable[bytes]) -> Any:
+        """Post bytes as they come; the decoded JSON answer. Raises as `call` does."""
+        connection = _UnixConnection(self.path, None)
+        try:
+            try:
+                connection.request("POST", path, pieces, encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # refused before all was sent: the answer says why
+            response = connection.getresponse()
+            return understand(response.status, response.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(self.path, error) from error
+        finally:
+            connection.close()
 
     def lines(self, path: str) -> Iterator[Any]:
         """The JSON values of an answer that comes line by line, for ever. Raises as `call` does."""

@@ -11,6 +11,9 @@ from drover.cli import output
 from drover.cli.client import segment
 from drover.cli.common import client, json_option, pairs
 from drover.cli.move import move_options, start_and_follow
+from drover.cli.volume_life import COMMANDS
+
+_OPTIONS = "replicas, interval, size, sync."
 
 
 @click.group()
@@ -42,15 +45,27 @@ def list_volumes(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         output.show_json(found)
         return
-    heads = ("NAME", "HOST", "DRIVER", "COPIES", "LAG", "USED BY")
+    heads = ("NAME", "HOST", "DRIVER", "SIZE", "COPIES", "LAG", "USED BY", "STATUS")
     output.show_table(heads, [_row(one, time.time()) for one in found])
 
 
 def _row(one: dict[str, Any], now: float) -> tuple[str, ...]:
+    from drover.decide.sentences import size  # not at the top: `drover --help` must start fast
+
     copies = " ".join(copy["host"] for copy in one["copies"])
     lags = [now - max(copy["synced_at"], copy["taken_at"]) for copy in one["copies"]]
     lag = f"{max(0.0, min(lags)):.1f} s" if lags else "-"
-    return one["name"], one["host"] or "-", one["driver"] or "-", copies or "-", lag, " ".join(one["used_by"]) or "-"
+    used = size(one["size_bytes"]) + (f" of {size(one['size_wanted_bytes'])}" if one["size_wanted_bytes"] else "")
+    return (
+        one["name"],
+        one["host"] or "-",
+        one["driver"] or "-",
+        used if one["size_bytes"] or one["size_wanted_bytes"] else "-",
+        copies or "-",
+        lag,
+        " ".join(one["used_by"]) or "-",
+        "; ".join(one["doubts"]) or "ok",
+    )
 
 
 @volume.command()
@@ -69,17 +84,24 @@ def inspect(ctx: click.Context, name: str, as_json: bool) -> None:
 
 @volume.command()
 @click.argument("name")
-@click.option("--opt", "-o", "options", multiple=True, required=True, metavar="NAME=VALUE", help="replicas, interval.")
+@click.option("--opt", "-o", "options", multiple=True, required=True, metavar="NAME=VALUE", help=_OPTIONS)
 @click.pass_context
 def update(ctx: click.Context, name: str, options: tuple[str, ...]) -> None:
-    """Change how a volume is replicated.
+    """Change how a volume is replicated, and how large it may grow.
 
     \b
-    Example:
+    Examples:
       drover volume update data --opt replicas=2 --opt interval=1s
+      drover volume update data --opt size=20G
     """
+    from drover.decide.sentences import size  # not at the top: `drover --help` must start fast
+
     changed = client(ctx).post(f"{_path(name)}/options", {"options": pairs(options)})
-    output.say(f"volume {name}: replicas={changed['replicas_wanted']} interval={changed['interval_s']:g}s")
+    limit = size(changed["size_wanted_bytes"]) if changed["size_wanted_bytes"] else "0"
+    output.say(
+        f"volume {name}: replicas={changed['replicas_wanted']} interval={changed['interval_s']:g}s size={limit} "
+        f"sync={'yes' if changed['sync'] else 'no'}"
+    )
 
 
 @volume.command()
@@ -135,32 +157,5 @@ def snapshot(ctx: click.Context, name: str, label: str, removed: str) -> None:
         output.say(daemon.post(f"{_path(name)}/snapshots", {"label": label})["snapshot"])
 
 
-@volume.command()
-@click.argument("name")
-@click.argument("snapshot_id", metavar="ID")
-@click.pass_context
-def rollback(ctx: click.Context, name: str, snapshot_id: str) -> None:
-    """Make a volume what it was. Its containers must be stopped; what it is now is kept as a snapshot.
-
-    \b
-    Example:
-      drover volume rollback data 0000000001-001790000000000-before_upgrade
-    """
-    answer = client(ctx).post(f"{_path(name)}/rollback", {"snapshot": snapshot_id})
-    output.say(f"volume {name} is as in {snapshot_id}; what it was is the snapshot {answer['aside']}")
-
-
-@volume.command()
-@click.argument("name")
-@click.argument("new_name")
-@click.option("--snapshot", "snapshot_id", default="", metavar="ID", help="Of this snapshot (default: as it is now).")
-@click.pass_context
-def clone(ctx: click.Context, name: str, new_name: str, snapshot_id: str) -> None:
-    """Make a new volume with the content of another, on the same host.
-
-    \b
-    Example:
-      drover volume clone data data-test
-    """
-    client(ctx).post(f"{_path(name)}/clone", {"name": new_name, "snapshot": snapshot_id})
-    output.say(new_name)
+for command in COMMANDS:
+    volume.add_command(command)

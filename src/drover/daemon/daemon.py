@@ -55,7 +55,6 @@ from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.rebalancing import Rebalancer
 from drover.daemon.recovery import Recoverer
 from drover.daemon.shutdown import HostShutdown
-from drover.daemon.snapshots import SnapshotRoutes
 from drover.daemon.store_recovery import (
     GENERATION_KEY,
     StoreRecovery,
@@ -63,6 +62,7 @@ from drover.daemon.store_recovery import (
     generation,
     remember_generation,
 )
+from drover.daemon.volume_life import LifeRoutes
 from drover.daemon.volumes import PeerVolumes, stream_routes
 from drover.daemon.watchdog_link import WatchdogLink
 from drover.decide import health
@@ -70,6 +70,7 @@ from drover.decide.default_network import default_network_draft
 from drover.decide.grace import expiry
 from drover.decide.replicas import successor
 from drover.decide.tables import wanted_addresses
+from drover.drivers.backups.restic import Restic
 from drover.drivers.engine.docker import DockerEngine
 from drover.drivers.insides.linux import LinuxInsides
 from drover.drivers.network.dns import Responder
@@ -118,7 +119,8 @@ class Daemon:
         files = ContainerFiles(config.run / "files")
         volumes = volume_drivers(config)
         peers = self.volumes
-        drivers = Drivers(self.engine, self.network, volumes, self.images, peers, peers, LinuxInsides(), files)
+        backups = Restic(config.state / "backup.env", config.state / "backup-cache")
+        drivers = Drivers(self.engine, self.network, volumes, self.images, peers, peers, LinuxInsides(), files, backups)
         self.agent = Agent(config.name, self.mirror, self.store, drivers, time.time)
         self.keeper = NetworkKeeper(
             config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
@@ -153,9 +155,9 @@ class Daemon:
         self.deployer = Deployer(self.store, self.mirror, handler, self.links, self._leads, time.time)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
         keeper = self.agent.actor.keeper
-        snapshots = SnapshotRoutes(config.name, self.mirror, keeper, self.volumes)
-        streams = stream_routes(keeper, self.agent.actor.belongings)
-        on_volumes = [*streams, *volume_api_routes(), *snapshots.routes(), *address_routes()]
+        life = LifeRoutes(config.name, self.agent.actor, self.volumes, backups)
+        streams = stream_routes(keeper, self.agent.actor.belongings, self.agent.actor.rounds)
+        on_volumes = [*streams, *volume_api_routes(), *life.routes(), *address_routes()]
         doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
         routes = [
             *image_routes(config.name, self.engine),

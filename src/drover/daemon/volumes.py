@@ -9,6 +9,8 @@
     errors      before the stream: as the API answers errors
                 within it: the connection is cut, which the asking side sees as `Unavailable`
 
+`POST /volume-rounds` with names and epochs of volumes has snapshots taken of all of them (`Round`).
+
 TLS and who may ask are the API's affair. Compression is HTTP's own (deflate): for slow links, as on a fast one it costs
 more time than it saves.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -27,8 +29,10 @@ import msgspec
 from aiohttp import web
 
 from drover.agent.belongings import PARTS, AskedPart, Belongings
-from drover.agent.volumes import Given, Incoming, VolumeKeeper, Wanted
+from drover.agent.volume_rounds import VolumeRounds
+from drover.agent.volumes import Given, Incoming, Round, VolumeKeeper, Wanted
 from drover.api.answers import error_of
+from drover.api.app import body_of, json_answer
 from drover.errors import DroverError, Invalid, Unavailable
 from drover.store.mirror import Mirror
 
@@ -90,6 +94,26 @@ class PeerVolumes:
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(host, error) from error
 
+    async def round(self, host: str, volumes: Mapping[str, int]) -> Round:
+        """See `VolumeSource.round`."""
+        answer = await self.pass_on(host, "POST", "/volume-rounds", msgspec.json.encode(dict(volumes)))
+        return msgspec.convert(answer, Round)
+
+    async def read(self, host: str, path: str) -> AsyncGenerator[bytes, None]:
+        """What another daemon answers to a GET, in pieces. Raises what it refuses with, and `Unavailable` when cut."""
+        record = self._mirror.cluster.hosts[host]
+        url = f"https://{record.address}:{record.api_port}{path}"
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_DEADLINE_S, sock_read=SILENCE_DEADLINE_S)
+        try:
+            async with self._open().get(url, headers={"Drover-Passed-On": "1"}, timeout=timeout) as response:
+                if response.status != 200:
+                    raise _refusal(response.status, await response.read())
+                async with aclosing(_pieces(response, host)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(host, error) from error
+
     async def pass_on(self, host: str, method: str, path: str, body: bytes) -> Any:
         """Another daemon's answer to a call of the API that only it can do. Raises what it refuses with."""
         record = self._mirror.cluster.hosts[host]
@@ -142,7 +166,7 @@ def _unreachable(host: str, error: Exception) -> Unavailable:
     )
 
 
-def stream_routes(keeper: VolumeKeeper, belongings: Belongings) -> list[web.RouteDef]:
+def stream_routes(keeper: VolumeKeeper, belongings: Belongings, rounds: VolumeRounds) -> list[web.RouteDef]:
     """The giving side, for the API."""
 
     async def volume(request: web.Request) -> web.StreamResponse:
@@ -153,7 +177,14 @@ def stream_routes(keeper: VolumeKeeper, belongings: Belongings) -> list[web.Rout
         asked = _asked_part(request)
         return await _serve(request, await belongings.give(asked, await _have(request)), asked)
 
-    return [web.post("/volumes/{name}/stream", volume), web.post("/containers/{container}/own/{part}", part)]
+    async def take_round(request: web.Request) -> web.StreamResponse:
+        return json_answer(await rounds.take_round(await body_of(request, dict[str, int])))
+
+    return [
+        web.post("/volumes/{name}/stream", volume),
+        web.post("/containers/{container}/own/{part}", part),
+        web.post("/volume-rounds", take_round),
+    ]
 
 
 async def _serve(request: web.Request, given: Given, wanted: Wanted | AskedPart) -> web.StreamResponse:

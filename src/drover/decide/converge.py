@@ -44,6 +44,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from drover.decide import steps as s
+from drover.decide.backups import backup_due
 from drover.decide.fence import Restarts, holds_claims, wants_restart
 from drover.decide.moves import active, expected_here, is_over, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
@@ -78,8 +79,8 @@ class Seen(msgspec.Struct, frozen=True):
 
     `networks` maps ids of ours to engine ids, `volumes` names of ours to the epoch their path has, `live` names to the
     epoch of the live set on this host's disk, `snapshots` names to the complete snapshots there,
-    `refresh_at` names of volumes with a copy here to the time at which it is due; `images` are image
-    ids known to be present;
+    `refresh_at` names of volumes with a copy here to the time at which it is due, `limits` names to the size a live set
+    here was limited to; `images` are image ids known to be present;
     `answers` are this host's own last answers, which may be newer than those in the store; `held` maps an object to the
     time before which it must not be tried again. `fenced` are the engine ids of containers that this host's fence
     stopped; `restarts` says of a container how often the agent has started it again, `mended` how often it was
@@ -93,6 +94,7 @@ class Seen(msgspec.Struct, frozen=True):
     live: Mapping[str, int] = {}
     snapshots: Mapping[str, tuple[str, ...]] = {}
     refresh_at: Mapping[str, float] = {}
+    limits: Mapping[str, int] = {}
     images: frozenset[str] = frozenset()
     answers: Mapping[str, r.Answer] = {}
     held: Mapping[str, float] = {}
@@ -128,6 +130,7 @@ def converge(cluster: Cluster, host: str, seen: Seen, now: float) -> s.Plan:
     steps += _removed_volumes(context)
     steps += _volumes_elsewhere(context)
     steps += _copies(context)
+    steps += _life(context)
     return _plan(context, steps, waits)
 
 
@@ -137,7 +140,7 @@ def _plan(context: _Context, steps: Iterable[s.Step], waits: list[s.Wait]) -> s.
     again_at = 0.0
     for step in steps:
         until = context.seen.held.get(step.object, 0.0)
-        if isinstance(step, s.RefreshReplica) and step.due_at > max(until, context.now):
+        if isinstance(step, s.RefreshReplica | s.BackupVolume) and step.due_at > max(until, context.now):
             again_at = min(again_at, step.due_at) if again_at else step.due_at
         elif isinstance(step, s.StartContainer | s.RestartContainer) and step.due_at > max(until, context.now):
             again_at = min(again_at, step.due_at) if again_at else step.due_at
@@ -234,12 +237,14 @@ def _prerequisites(context: _Context, container: r.Container, spec: Spec) -> Ite
 def _volumes_needed(context: _Context, spec: Spec) -> Iterable[s.Step]:
     for name in spec.volume_names:
         volume = context.cluster.volumes.get(name)
-        if volume is not None and not _volume_ready(context, volume):
+        if volume is not None and volume.filling is not None:
+            yield s.FillVolume(name)
+        elif volume is not None and not _volume_ready(context, volume):
             yield s.EnsureVolume(name)
 
 
 def _volume_ready(context: _Context, volume: r.Volume) -> bool:
-    bound = context.seen.volumes.get(volume.name) == volume.epoch
+    bound = context.seen.volumes.get(volume.name) == volume.epoch and volume.filling is None
     return bound and (options_of(volume.body).engines or context.seen.live.get(volume.name) == volume.epoch)
 
 
@@ -436,12 +441,27 @@ def _volumes_elsewhere(context: _Context) -> Iterable[s.Step]:
 
 def _copies(context: _Context) -> Iterable[s.Step]:
     """Copies of volumes that are due, and snapshots that nobody needs any more."""
-    for volume in kept_here(context.cluster, context.host):
-        yield s.RefreshReplica(volume.name, context.seen.refresh_at.get(volume.name, 0.0))
+    for volumes in kept_here(context.cluster, context.host):
+        names = tuple(volume.name for volume in volumes)
+        yield s.RefreshReplica(names, min(context.seen.refresh_at.get(name, 0.0) for name in names))
     for name, snapshots in context.seen.snapshots.items():
         record = context.cluster.volumes.get(name)
         if record is not None and (gone := spare(context.cluster, context.host, record, snapshots, context.now)):
             yield s.TidyVolume(name, gone)
+
+
+def _life(context: _Context) -> Iterable[s.Step]:
+    """What is to be done with the volumes this host holds: made anew, limited, backed up."""
+    for volume in context.cluster.volumes.values():
+        if volume.host != context.host or volume.removed:
+            continue
+        if volume.filling is not None and volume.filling.kind != "import":
+            yield s.FillVolume(volume.name)
+        live = context.seen.live.get(volume.name) == volume.epoch and volume.filling is None
+        if live and context.seen.limits.get(volume.name, 0) != volume.size_bytes:
+            yield s.LimitVolume(volume.name)
+        if live and volume.backup is not None and (due_at := backup_due(context.cluster, volume)) is not None:
+            yield s.BackupVolume(volume.name, due_at)
 
 
 def _volume_names(cluster: Cluster, container: str) -> tuple[str, ...]:

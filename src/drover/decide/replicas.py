@@ -10,31 +10,42 @@ goes on while there is no leader.
     its label `zone` is another     a zone may fail as a whole
     its hash with the name is low   volumes spread
 
+Volumes that one container uses go together (`groups`): to the same hosts, in one round, in which the holder takes all
+their snapshots one after the other, milliseconds apart. A promotion takes the same round of all of them.
+
+What copying may cost: a host asks for one round at a time, after each it leaves those volumes alone for RESTED times as
+long as it took, and where a disk is nearly full nothing is copied (`decide.volume_space`). So a busy host is asked less
+often, and copies lag more; how far they lag is shown, and is what a death may lose.
+
 Snapshots that a host may forget: all that Drover took, except
 
     kept                                                    because
     the newest two, and the claim's own `snapshot`          the last may be damaged; a crash promotes the last again
     the newest two that each other host has too             they are what the next stream builds on
+    what a clone or a rollback under way is made from       -
     those younger than `YOUNG_S`                            a stream of them may be under way
     everything while the volume moves                       the same
 
 A person's snapshots are never forgotten. After a death the newest complete snapshot of all hosts that are up is
-promoted with the next epoch; what the old holder had stays there as a snapshot.
+promoted with the next epoch; what the old holder had stays there as a snapshot. Snapshots of what the volume was before
+a rollback or a restore (`Volume.since`), or before its claim last passed, count less than any of what it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import ceil
+from math import ceil, inf
 from zlib import crc32
 
 import msgspec
 
 from drover.decide.moves import driver_of, move_of_volume
 from drover.decide.sentences import count, instant
+from drover.decide.volume_space import is_full
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.snapshots import epoch_of, label_of, taken_at
+from drover.model.spec import parse_spec
 from drover.model.volume_options import options_of
 
 ZONE = "zone"
@@ -44,8 +55,22 @@ RESTED = 2.0
 """A refresh that took T seconds is followed by RESTED times T of rest: at most a third of the time is copying."""
 
 
-def keepers(cluster: Cluster, volume: r.Volume) -> list[str]:
-    """The hosts that keep a copy of a volume, best first. The holder is none of them."""
+Groups = Mapping[str, tuple[str, ...]]
+
+
+def groups(cluster: Cluster) -> Groups:
+    """Each volume that some container uses together with others, with all of them: names, sorted."""
+    found: dict[str, tuple[str, ...]] = {}
+    for container in cluster.containers.values():
+        used = [name for name in parse_spec(container.body).volume_names if name in cluster.volumes]
+        if len(used) > 1:
+            together = tuple(sorted({one for name in used for one in found.get(name, (name,))}))
+            found |= dict.fromkeys(together, together)
+    return found
+
+
+def keepers(cluster: Cluster, volume: r.Volume, known: Groups | None = None) -> list[str]:
+    """The hosts that keep a copy of a volume, best first. The holder is none of them. `known`: the `groups`."""
     if not volume.host or volume.removed or options_of(volume.body).engines:
         return []
     holder = cluster.hosts.get(volume.host)
@@ -54,7 +79,8 @@ def keepers(cluster: Cluster, volume: r.Volume) -> list[str]:
     if driver == "shared":
         return []
     fit = [host for host in cluster.hosts.values() if host.name != volume.host and _offers(cluster, host.name, driver)]
-    fit.sort(key=lambda host: _rank(cluster, volume, host, zone))
+    group = (groups(cluster) if known is None else known).get(volume.name, (volume.name,))
+    fit.sort(key=lambda host: _rank(cluster, group, host, zone))
     return [host.name for host in fit[: volume.replicas]]
 
 
@@ -63,19 +89,36 @@ def _offers(cluster: Cluster, host: str, driver: str) -> bool:
     return host in cluster.alive and facts is not None and bool(driver) and driver in facts.volume_drivers
 
 
-def _rank(cluster: Cluster, volume: r.Volume, host: r.Host, zone: str | None) -> tuple[bool, bool, int, str]:
-    facts = cluster.volume_facts.get(f"{host.name}/{volume.name}")
-    has_none = facts is None or not facts.snapshots
+def _rank(cluster: Cluster, group: tuple[str, ...], host: r.Host, zone: str | None) -> tuple[bool, int, bool, int, str]:
+    """Better hosts first: another zone, more of the group already, space for more, then by the dice."""
+    facts = [cluster.volume_facts.get(f"{host.name}/{name}") for name in group]
+    missing = sum(one is None or not one.snapshots for one in facts)
     same_zone = zone is not None and host.labels.get(ZONE) == zone
-    return same_zone, has_none, crc32(f"{volume.name}/{host.name}".encode()), host.name
+    full = any(is_full(cluster, host.name, driver_of(cluster, cluster.volumes[name])) for name in group)
+    return same_zone, missing, full, crc32(f"{group[0]}/{host.name}".encode()), host.name
 
 
-def kept_here(cluster: Cluster, host: str) -> Iterable[r.Volume]:
-    """The volumes that `host` should refresh its copy of now and then: not while they move."""
+def kept_here(cluster: Cluster, host: str) -> Iterable[tuple[r.Volume, ...]]:
+    """The volumes that `host` should refresh its copy of now and then, those of a group together: not while they move,
+    are made anew, or have no space."""
+    known = groups(cluster)
+    rounds: dict[tuple[str, str, str], list[r.Volume]] = {}
     for volume in cluster.volumes.values():
         reachable = volume.host != host and volume.host in cluster.alive
-        if reachable and host in keepers(cluster, volume) and move_of_volume(cluster, volume.name) is None:
-            yield volume
+        if reachable and host in keepers(cluster, volume, known) and not paused(cluster, volume, host):
+            group = known.get(volume.name, (volume.name,))
+            rounds.setdefault((group[0], volume.host, driver_of(cluster, volume)), []).append(volume)
+    return (tuple(sorted(one, key=lambda volume: volume.name)) for one in rounds.values())
+
+
+def paused(cluster: Cluster, volume: r.Volume, host: str) -> str:
+    """Why a copy on `host` is not refreshed now; empty if nothing hinders."""
+    if move_of_volume(cluster, volume.name) is not None:
+        return "it is being moved"
+    if volume.filling is not None:
+        return f"its {volume.filling.kind} is not done"
+    full = [one for one in (volume.host, host) if is_full(cluster, one, driver_of(cluster, volume))]
+    return f"the disk of {full[0]} is full" if full else ""
 
 
 def has_copies(cluster: Cluster, volume: r.Volume) -> bool:
@@ -83,9 +126,9 @@ def has_copies(cluster: Cluster, volume: r.Volume) -> bool:
     return any(facts.snapshots and facts.host in cluster.alive for facts in _others(cluster, volume.host, volume.name))
 
 
-def next_refresh(volume: r.Volume, began_at: float, ended_at: float) -> float:
+def next_refresh(interval_s: float, began_at: float, ended_at: float) -> float:
     """When a copy is due again: after its interval, and after a rest (in seconds of the caller's clock)."""
-    return max(began_at + volume.interval_s, ended_at + RESTED * (ended_at - began_at))
+    return max(began_at + interval_s, ended_at + RESTED * (ended_at - began_at))
 
 
 def spare(cluster: Cluster, host: str, volume: r.Volume, here: tuple[str, ...], now: float) -> tuple[str, ...]:
@@ -93,10 +136,17 @@ def spare(cluster: Cluster, host: str, volume: r.Volume, here: tuple[str, ...], 
     if move_of_volume(cluster, volume.name) is not None:
         return ()
     ours = [one for one in here if not label_of(one)]
-    kept = {*ours[-KEPT:], volume.snapshot}
+    kept = {*ours[-KEPT:], volume.snapshot, *_sources(cluster, volume)}
     for facts in _others(cluster, host, volume.name):
         kept.update([one for one in ours if one in facts.snapshots][-KEPT:])
     return tuple(one for one in ours if one not in kept and now - taken_at(one) > YOUNG_S)
+
+
+def _sources(cluster: Cluster, volume: r.Volume) -> Iterable[str]:
+    """The snapshots of a volume that live sets are about to be made from."""
+    for one in cluster.volumes.values():
+        if one.filling is not None and (one.filling.source or one.name) == volume.name:
+            yield one.filling.snapshot
 
 
 def _others(cluster: Cluster, host: str, volume: str) -> list[r.VolumeFacts]:
@@ -131,20 +181,40 @@ def successor(cluster: Cluster, volume: r.Volume) -> r.Volume | str:
     copies = usable_copies(cluster, volume)
     if not copies:
         return f"volume {volume.name} has no complete replica on another host than {volume.host} that is up"
-    host, snapshot = max(copies.items(), key=lambda item: (item[1], item[0]))
+    host, snapshot = max(copies.items(), key=lambda item: (_worth(volume, item[1]), item[0]))
     note = _loss(cluster, volume, host, snapshot)
-    return msgspec.structs.replace(volume, host=host, epoch=volume.epoch + 1, snapshot=snapshot, note=note)
+    return msgspec.structs.replace(
+        volume, host=host, epoch=volume.epoch + 1, snapshot=snapshot, note=note, filling=None
+    )
+
+
+def _worth(volume: r.Volume, snapshot: str) -> tuple[bool, str]:
+    """Which snapshot to promote rather: of what the volume is now rather than of what it was, then the newer one."""
+    current = epoch_of(snapshot) == volume.epoch and snapshot > volume.since
+    return current or snapshot == volume.snapshot, snapshot
 
 
 def usable_copies(cluster: Cluster, volume: r.Volume) -> Mapping[str, str]:
-    """The newest complete snapshot of each host that is up and is not the holder. One of a later epoch than the claim's
+    """The best complete snapshot of each host that is up and is not the holder. One of a later epoch than the claim's
     cannot be: it would say that the claim had passed."""
+    group = [cluster.volumes[name] for name in groups(cluster).get(volume.name, ()) if name in cluster.volumes]
+    together = [one for one in group if one.host == volume.host] or [volume]
     found = {}
     for facts in _others(cluster, volume.host, volume.name):
         usable = [one for one in facts.snapshots if epoch_of(one) <= volume.epoch]
         if facts.host in cluster.alive and facts.host in cluster.hosts and usable:
-            found[facts.host] = usable[-1]
+            until = _round_of(cluster, together, facts.host)
+            found[facts.host] = max(
+                [one for one in usable if taken_at(one) <= until] or usable, key=lambda one: _worth(volume, one)
+            )
     return found
+
+
+def _round_of(cluster: Cluster, together: list[r.Volume], host: str) -> float:
+    """When the last round was of which a host has all of these volumes, in seconds since the Unix epoch."""
+    facts = [cluster.volume_facts.get(f"{host}/{volume.name}") for volume in together]
+    times = [max(one.synced_at, taken_at(one.snapshots[-1])) for one in facts if one is not None and one.snapshots]
+    return min(times, default=inf)
 
 
 def _loss(cluster: Cluster, volume: r.Volume, host: str, snapshot: str) -> str:

@@ -19,7 +19,10 @@ Each step has an `object` (what it is about): the agent runs at most one step pe
     DropVolume       volume/NAME        the engine no longer shows it; the data is not touched
     SetAside         volume/NAME        the live set of a claim that is over is a snapshot
     TidyVolume       volume/NAME        snapshots that nobody needs are gone
-    RefreshReplica   replica/NAME       the copy here is equal to the live set elsewhere
+    LimitVolume      volume/NAME        the live set cannot outgrow its size
+    FillVolume       volume/NAME        the live set is what the record's `filling` says
+    BackupVolume     backup/NAME        the facts say how the backup that was due went
+    RefreshReplica   replica/NAME       the copies here are equal to the live sets elsewhere
     CopyRounds       move/KEY           the target has nearly all: the move is `stopping`
     StopForMove      container, volume  the source has stopped and set aside: the move is `stopped`
     TakeOver         move/KEY           the target has all and holds the claims: the move is `handed`
@@ -162,15 +165,34 @@ class TidyVolume(VolumeStep, frozen=True):
     snapshots: tuple[str, ...]
 
 
-class RefreshReplica(Step, frozen=True):
-    """Bring this host's copy up to date; not before `due_at`."""
+class LimitVolume(VolumeStep, frozen=True):
+    pass
+
+
+class FillVolume(VolumeStep, frozen=True):
+    """The live set is to be made anew: rolled back, cloned or restored."""
+
+
+class BackupVolume(Step, frozen=True):
+    """Back the volume up; not before `due_at`."""
 
     name: str
     due_at: float = 0.0
 
     @property
     def object(self) -> str:
-        return f"replica/{self.name}"
+        return f"backup/{self.name}"
+
+
+class RefreshReplica(Step, frozen=True):
+    """Bring this host's copies of volumes that go together up to date, in one round; not before `due_at`."""
+
+    names: tuple[str, ...]
+    due_at: float = 0.0
+
+    @property
+    def object(self) -> str:
+        return f"replica/{self.names[0]}"
 
 
 class MoveStep(Step, frozen=True):

@@ -133,6 +133,11 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.rows("volume_facts", r.VolumeFacts)
 
     @property
+    def volume_space(self) -> Mapping[str, r.VolumeSpace]:
+        """Keyed `host/driver`."""
+        return self.rows("volume_space", r.VolumeSpace)
+
+    @property
     def moves(self) -> Mapping[str, r.Move]:
         """Keyed by container id, or `volume:NAME`."""
         return self.rows("moves", r.Move)

@@ -121,6 +121,8 @@ class HostFacts(Record, frozen=True):
     """The file system of the engine's data; what is free is rounded down, so that it does not change all the time."""
     disk_low: str = ""
     """What is the matter with that file system, as a sentence; empty if there is room."""
+    synchronous_drivers: tuple[str, ...] = ()
+    """Those of them with which what is written is at once there for every host."""
     message: str = ""
     at: float = 0.0
 
@@ -306,9 +308,11 @@ class Backup(Record, frozen=True):
 
 
 class BackupFacts(Record, frozen=True):
-    """How this host's last backup of a volume ended: of which demand, when, as which backup; or why it failed."""
+    """How this host's last backup of a volume ended: of which demand, when it was tried; why it failed, if it did. `at`
+    and `id` are of the last good one."""
 
     asked: int = 0
+    tried_at: float = 0.0
     at: float = 0.0
     id: str = ""
     failure: str = ""
@@ -326,6 +330,8 @@ class Volume(Record, frozen=True):
     epoch: int = 1
     snapshot: str = ""
     """The live set of this epoch is made from it; empty in the first epoch: it begins empty."""
+    since: str = ""
+    """Snapshots up to this one are of what the volume was before it was rolled back or restored."""
     note: str = ""
     """What the last promotion after a death may have lost, as a sentence."""
     replicas: int = 1
@@ -353,6 +359,8 @@ class VolumeFacts(Record, frozen=True):
     epoch: int = 0
     snapshots: tuple[str, ...] = ()
     size_bytes: int = 0
+    limit_bytes: int = 0
+    """How large the driver lets it grow (0: it sets no limit)."""
     synced_at: float = 0.0
     message: str = ""
     """What is wrong with it here, as a sentence; empty if nothing is."""

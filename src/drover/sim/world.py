@@ -29,7 +29,7 @@ from drover.agent.belongings import AskedPart
 from drover.agent.fence import Fence
 from drover.agent.networks import NetworkKeeper
 from drover.agent.session import AT_ONCE, NEVER, Session
-from drover.agent.volumes import Incoming, Wanted
+from drover.agent.volumes import Incoming, Round, Wanted
 from drover.daemon.evacuation import Evacuator
 from drover.daemon.leader import Leadership
 from drover.daemon.recovery import Recoverer
@@ -38,6 +38,7 @@ from drover.decide.fence import Target, holds_claims
 from drover.decide.health import loss_notes
 from drover.decide.invariants import Live, steps_back, violations
 from drover.decide.overlay import RealNetwork, Remote
+from drover.drivers.backups.fake import FakeBackups
 from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.fake_container import FakeContainer
 from drover.drivers.engine.fake_images import make_image
@@ -221,6 +222,9 @@ class Nowhere:
 class NoReplicas:
     """No host has a copy of another's volume."""
 
+    async def round(self, host: str, volumes: Mapping[str, int]) -> Round:
+        raise Unavailable(f"host {host} has no copy")
+
     @asynccontextmanager
     async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
         raise Unavailable(f"host {host} has no copy")
@@ -273,7 +277,14 @@ class SimHost:
         self.mirror = mirror
         self.session = Session(name, f"{name}-{self.starts}", store, LEASE_S, wall_now, SELF_FENCE_S)
         drivers = Drivers(
-            self.engine, self.network, self.volumes, Nowhere(), NoReplicas(), Parts(self._world.hosts), self.insides
+            self.engine,
+            self.network,
+            self.volumes,
+            Nowhere(),
+            NoReplicas(),
+            Parts(self._world.hosts),
+            self.insides,
+            backups=FakeBackups(),
         )
         self.agent = Agent(name, mirror, store, drivers, wall_now)
         self.keeper = NetworkKeeper(name, mirror, self.network, Silent(), lambda: self.agent.view.networks)

@@ -35,6 +35,11 @@ class Catalog:
     def names(self) -> tuple[str, ...]:
         return tuple(self._drivers)
 
+    @property
+    def synchronous(self) -> tuple[str, ...]:
+        """The drivers with which what is written is at once there for every host."""
+        return tuple(name for name, driver in self._drivers.items() if driver.synchronous)
+
     def driver(self, name: str) -> VolumeDriver:
         """The driver of that name, or the host's default for an empty one. Raises `Invalid` if it is not offered."""
         found = self._drivers.get(name or self.names[0])

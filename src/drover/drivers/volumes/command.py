@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from drover.errors import DroverError, MissingTool
 
@@ -17,18 +17,18 @@ PIECE_BYTES = 1024 * 1024
 WORDS_BYTES = 16 * 1024
 
 
-async def run(*argv: str) -> str:
+async def run(*argv: str, environment: Mapping[str, str] | None = None) -> str:
     """Run to the end; its output. Raises what it said on standard error if it fails."""
-    process = await _start(argv, stdout=PIPE)
+    process = await _start(argv, stdout=PIPE, environment=environment)
     async with _ended(process):
         output, words = await process.communicate()
     _accept(argv, process, words)
     return output.decode(errors="replace")
 
 
-async def produce(*argv: str) -> AsyncGenerator[bytes, None]:
+async def produce(*argv: str, environment: Mapping[str, str] | None = None) -> AsyncGenerator[bytes, None]:
     """A program's standard output in pieces. Raises after the last one if the program failed."""
-    process = await _start(argv, stdout=PIPE)
+    process = await _start(argv, stdout=PIPE, environment=environment)
     async with _ended(process):
         assert process.stdout is not None
         words = asyncio.create_task(_words(process))
@@ -53,9 +53,13 @@ async def consume(stream: AsyncIterator[bytes], *argv: str) -> None:
         _accept(argv, process, await words)
 
 
-async def _start(argv: tuple[str, ...], stdin: int = DEVNULL, stdout: int = DEVNULL) -> Process:
+async def _start(
+    argv: tuple[str, ...], stdin: int = DEVNULL, stdout: int = DEVNULL, environment: Mapping[str, str] | None = None
+) -> Process:
     try:
-        return await asyncio.create_subprocess_exec(*argv, stdin=stdin, stdout=stdout, stderr=PIPE, limit=PIECE_BYTES)
+        return await asyncio.create_subprocess_exec(
+            *argv, stdin=stdin, stdout=stdout, stderr=PIPE, limit=PIECE_BYTES, env=environment
+        )
     except FileNotFoundError as error:
         raise MissingTool(
             f"this host has no {argv[0]}", hint=f"install the package that has {argv[0]}: see the guide"

@@ -18,6 +18,7 @@ from drover.drivers.volumes.port import NoBase, Space
 from drover.errors import Conflict, DroverError, NotFound, Unavailable
 
 TOTAL_BYTES = 1 << 40
+_LIVE, _SNAPSHOTS = "/fake/volumes/", "/fake/snapshots/"
 
 
 class _Stream(msgspec.Struct):
@@ -58,6 +59,15 @@ class FakeVolumes:
     def read(self, volume: str) -> dict[str, str]:
         return dict(self._needed(volume))
 
+    def read_at(self, path: str) -> dict[str, str]:
+        """The files below a path that `files` gave."""
+        volume, snapshot = path.removeprefix(_SNAPSHOTS).split("/")
+        return dict(self._found(volume, snapshot))
+
+    def write_at(self, path: str, files: dict[str, str]) -> None:
+        """Files below a path that `ensure` gave."""
+        self._needed(path.removeprefix(_LIVE).partition("@")[0]).update(files)
+
     def fail_next(self, method: str, error: DroverError) -> None:
         self._failures[method].append(error)
 
@@ -73,7 +83,7 @@ class FakeVolumes:
         return self._live[volume][1]
 
     def path(self, volume: str, epoch: int) -> str:
-        return f"/fake/volumes/{volume}@{epoch}"
+        return f"{_LIVE}{volume}@{epoch}"
 
     def _path(self, volume: str, epoch: int) -> str:
         """The path, if no other epoch's live set is in the way."""
@@ -167,7 +177,7 @@ class FakeVolumes:
 
     async def files(self, volume: str, snapshot: str) -> str:
         self._found(volume, snapshot)
-        return f"/fake/snapshots/{volume}/{snapshot}"
+        return f"{_SNAPSHOTS}{volume}/{snapshot}"
 
     async def limit(self, volume: str, limit_bytes: int) -> bool:
         await self._enter("limit")
