@@ -156,9 +156,11 @@ class Chaos:
         lags: dict[str, float],
         before: dict[str, tuple[str, int, float | None]],
     ) -> None:
+        # What was acknowledged is read first: the clients go on.
+        told = {server: workload.acknowledged(self.observer, server) for server in workload.CLIENTS}
         now, held = workload.homes(self.observer), workload.stored(self.observer)
         for server in workload.CLIENTS:
-            missing = checks.lost(workload.acknowledged(self.observer, server), held[server], self._known[server])
+            missing = checks.lost(told[server], held[server], self._known[server])
             promoted = outcome.round.fault in LOSES_HOST and now[server][1] > before[server][1]
             outcome.broken += checks.beyond_the_lag(server, missing, fault_at, lags[server] if promoted else None)
             outcome.lost[server] = len(missing)
