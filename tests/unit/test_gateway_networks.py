@@ -12,6 +12,7 @@ from cluster_factory import cid, container, host
 from gateway_world import API, World, ask, drop_host, engine_id, refused, relayed, response
 
 from drover.decide.converge import networks_of
+from drover.decide.default_network import PREDEFINED_IDS
 from drover.decide.overlay import mac_of
 from drover.model import records as r
 from drover.model.cluster import Change, put
@@ -123,10 +124,27 @@ async def test_lists_show_the_predefined_once_and_filter_the_clusters(world: Wor
 
 async def test_predefined_networks_are_the_engines(world: World) -> None:
     gateway = await world.gateway()
-    assert (await relayed(gateway, "GET", f"/v1.41/networks/{BRIDGE[:12]}")).target == f"/v1.41/networks/{BRIDGE[:12]}"
+    for ref in ("bridge", BRIDGE[:12], PREDEFINED_IDS["bridge"], PREDEFINED_IDS["bridge"][:12]):
+        relay = await relayed(gateway, "GET", f"/v1.41/networks/{ref}")
+        assert relay.target == "/v1.41/networks/bridge"
+        assert relay.edit is not None
+        assert json.loads(relay.edit(json.dumps({"Id": BRIDGE}).encode())) == {"Id": PREDEFINED_IDS["bridge"]}
     answer = await ask(gateway, "DELETE", "/networks/bridge")
     assert answer == (403, {"message": "bridge is a pre-defined network and cannot be removed"})
     assert await ask(gateway, "GET", "/networks/nope") == (404, {"message": "network nope not found"})
+
+
+async def test_every_gateway_gives_the_predefined_networks_the_same_ids(world: World) -> None:
+    for digit, name in (("1", "h1"), ("2", "h2")):
+        own = {network: f"{ord(network[0]):x}" * 31 + "0" + digit for network in OWN}
+        world.write(host(name, facts={**API, "predefined_networks": own}))
+        world.links.say(name, "GET", "/networks", response([{"Name": one, "Id": own[one]} for one in own]))
+    for name in ("h1", "h2"):
+        gateway = await world.gateway(name)
+        _, shown = await ask(gateway, "GET", "/networks")
+        assert {one["Name"]: one["Id"] for one in shown} == PREDEFINED_IDS
+        _, found = await ask(gateway, "GET", f'/networks?filters={{"id":["{PREDEFINED_IDS["host"][:12]}"]}}')
+        assert [one["Name"] for one in found] == ["host"]
 
 
 async def test_a_network_in_use_is_not_removed(world: World) -> None:

@@ -8,6 +8,8 @@ containers are on their engine's own `bridge`, as those that ask for `--network 
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from drover.decide.addresses import FIRST_VNI, choose_subnet
 from drover.decide.claims import addresses_of
 from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME
@@ -16,6 +18,10 @@ from drover.model.cluster import Cluster, put
 from drover.model.records import Name, Network, Setting, key
 from drover.model.spec import Spec
 
+PREDEFINED = ("bridge", "host", "none")
+"""The networks that every engine has."""
+PREDEFINED_IDS = {name: sha256(f"drover predefined network {name}".encode()).hexdigest() for name in PREDEFINED}
+"""Their ids as clients see them: the same on every host, while each engine has its own."""
 DEFAULT_MODE = "default"
 SHOWN_AS = "bridge"
 VNI = FIRST_VNI - 1
@@ -43,6 +49,13 @@ def default_network_draft(cluster: Cluster, now: float) -> Draft:
         put(ALLOCATION, Setting(value=DEFAULT_NETWORK)),
     )
     return Draft(changes, {change.key: cluster.version(change.key) for change in changes})
+
+
+def predefined_ids(cluster: Cluster) -> dict[str, str]:
+    """Id to name of the predefined networks: as clients see them, and as each engine does."""
+    shown = {identity: name for name, identity in PREDEFINED_IDS.items()}
+    engines = (facts.predefined_networks for facts in cluster.host_facts.values())
+    return {own: name for ids in engines for name, own in ids.items()} | shown
 
 
 def asks_default(spec: Spec) -> bool:

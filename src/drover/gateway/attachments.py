@@ -58,8 +58,9 @@ async def connect(ctx: Context, call: Call) -> Outcome:
     record = ctx.container(asked.container)
     default = default_for(ctx.cluster, record, ref)
     if default is None and is_predefined(ctx.cluster, ref):
-        reply = await _order(ctx, asked.container, "connect", {"network": ref, "endpoint": endpoint})
-        return await _noted(ctx, record.id, predefined_name(ctx.cluster, ref), reply, left=False)
+        own = predefined_name(ctx.cluster, ref)
+        reply = await _order(ctx, asked.container, "connect", {"network": own, "endpoint": endpoint})
+        return await _noted(ctx, record.id, own, reply, left=False)
     network = default or ctx.network(ref)
     ctx.host_of(record)
     text = msgspec.json.encode(endpoint).decode()
@@ -97,8 +98,9 @@ async def disconnect(ctx: Context, call: Call) -> Outcome:
     record = ctx.container(asked.container)
     default = default_for(ctx.cluster, record, ref)
     if default is None and is_predefined(ctx.cluster, ref):
-        reply = await _order(ctx, asked.container, "disconnect", {"network": ref, "force": asked.force})
-        return await _noted(ctx, record.id, predefined_name(ctx.cluster, ref), reply, left=True)
+        own = predefined_name(ctx.cluster, ref)
+        reply = await _order(ctx, asked.container, "disconnect", {"network": own, "force": asked.force})
+        return await _noted(ctx, record.id, own, reply, left=True)
     network = default or ctx.network(ref)
     if record not in members_of(ctx.cluster, network):
         raise EngineError(500, f"container {record.id} is not connected to network {network.name}")

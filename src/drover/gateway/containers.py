@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import reduce
 from urllib.parse import parse_qsl, urlencode
 
+from drover.decide.default_network import PREDEFINED_IDS, SHOWN_AS
 from drover.gateway.call import Call, Edit, Outcome, Relay
 from drover.gateway.context import Context, target_of
 from drover.gateway.restarts import needs_own_policy, own_policy
@@ -39,7 +40,7 @@ async def inspect(ctx: Context, call: Call) -> Outcome:
     host, target = target_at_engine(ctx, call)
     edits: list[Edit] = [ctx.ids.to_cluster]
     if needs_showing(ctx.cluster, record):
-        edits.append(inspected(ctx.cluster, record, ctx.bridge_id()))
+        edits.append(inspected(ctx.cluster, record, PREDEFINED_IDS[SHOWN_AS]))
     if needs_own_policy(ctx.cluster, record):
         edits.append(own_policy(record))
     return Relay(host=host, target=target, edit=lambda body: reduce(lambda text, edit: edit(text), edits, body))

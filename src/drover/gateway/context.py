@@ -102,11 +102,6 @@ class Context:
         able = [name for name in sorted(self.cluster.hosts) if down_sentence(self.cluster, name) is None]
         return sorted(able, key=lambda name: name != self.host)
 
-    def bridge_id(self) -> str:
-        """The id under which the engines' `bridge` is shown: that of the engine which answers for all; else empty."""
-        facts = self.cluster.host_facts.get(next(iter(self.usable()), ""))
-        return facts.predefined_networks.get("bridge", "") if facts else ""
-
     def front(self) -> str:
         """The host whose engine answers what any engine may answer. Raises `Unavailable` if there is none."""
         able = self.usable()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import msgspec
 
 from drover.decide.converge import network_id
+from drover.decide.default_network import predefined_ids
 from drover.decide.grace import Wanted, claim
 from drover.decide.moves import Asked, begin_volume, move_of_volume, settled, volume_record
 from drover.decide.overlay import is_overlay
@@ -182,8 +183,7 @@ def _joined_id(cluster: Cluster, ref: str) -> str:
 
 def is_predefined(cluster: Cluster, ref: str) -> bool:
     """Whether a network is an engine's own: `default`, `bridge`, `host`, `none`, or such a one by its id."""
-    own = (facts.predefined_networks.values() for facts in cluster.host_facts.values())
-    return ref in PREDEFINED or any(ref in ids for ids in own)
+    return ref in PREDEFINED or ref in predefined_ids(cluster)
 
 
 def _addresses(cluster: Cluster, wish: Wish) -> list[Claims]:

@@ -11,6 +11,8 @@ the rest stays byte for byte what the engine sent.
     a known engine id anywhere in {"message": ...}     the cluster id in its place
     anything else                                      untouched
 
+The networks that every engine has (bridge, host, none) have ids of the cluster's, too (`decide.default_network`).
+
 The map is kept by the mirror's batches. What was removed is kept for a while: an engine tells of a container's end
 after its records are gone.
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 
+from drover.decide.default_network import PREDEFINED_IDS
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster
 from drover.store.port import Batch
@@ -78,7 +81,7 @@ class IdMap:
 
     def rebuild(self, cluster: Cluster) -> None:
         """Learn all that a picture holds: the one that is there before the first batch."""
-        for table in ("container_facts", "network_facts", "placements"):
+        for table in ("container_facts", "network_facts", "host_facts", "placements"):
             for rest, record in cluster.tables.get(table, {}).items():
                 self._learn(Change(f"{table}/{rest}", record))
 
@@ -116,6 +119,9 @@ class IdMap:
                 self._set(change.key, engine_id.encode(), cluster_id.encode())
             case r.NetworkFacts(network=cluster_id, engine_id=engine_id) if engine_id:
                 self._set(change.key, engine_id.encode(), cluster_id.encode())
+            case r.HostFacts(predefined_networks=own):
+                for name, engine_id in own.items():
+                    self._set(f"{change.key}/{name}", engine_id.encode(), PREDEFINED_IDS.get(name, engine_id).encode())
             case r.Placement(container=cluster_id, host=host):
                 self._host.put(cluster_id.encode(), host.encode())
             case None if table == "placements":

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from drover.decide.default_network import SHOWN_AS
+from drover.decide.default_network import PREDEFINED_IDS, SHOWN_AS, predefined_ids
 from drover.decide.health import down_sentence
 from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME
 from drover.decide.resolve import resolve_container
@@ -134,6 +134,7 @@ def engine_target(cluster: Cluster, call: Call, wanted: Wanted) -> str:
 
 def _network_names(cluster: Cluster, ref: str) -> list[str]:
     """What the engines call a network; `bridge` is also what the default network is shown as."""
+    ref = predefined_ids(cluster).get(ref, ref)
     if ref == SHOWN_AS and DEFAULT_NETWORK in cluster.networks:
         return [ref, DEFAULT_NETWORK_NAME]
     network = cluster.networks.get(ref)
@@ -156,7 +157,7 @@ def _shown_by_engine(ctx: Context, container: str, element: bytes) -> bytes:
     record = ctx.cluster.containers.get(container)
     if record is None or not needs_showing(ctx.cluster, record):
         return element
-    return listed(ctx.cluster, record, ctx.bridge_id(), element)
+    return listed(ctx.cluster, record, PREDEFINED_IDS[SHOWN_AS], element)
 
 
 def _created_at(cluster: Cluster, container: str, otherwise: float) -> float:

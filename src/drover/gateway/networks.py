@@ -20,7 +20,14 @@ import msgspec
 
 from drover.decide.addresses import next_vni, subnet_for
 from drover.decide.converge import networks_of
-from drover.decide.default_network import ALLOCATION, SHOWN_AS, asks_default, is_on_default
+from drover.decide.default_network import (
+    ALLOCATION,
+    PREDEFINED,
+    SHOWN_AS,
+    asks_default,
+    is_on_default,
+    predefined_ids,
+)
 from drover.decide.overlay import DEFAULT_NETWORK, OVERLAY_DRIVERS, is_broadcast, is_overlay
 from drover.errors import Conflict, DeadlineExceeded, EngineError, Forbidden, NotFound
 from drover.gateway.call import Call, Edit, Outcome, Relay, Reply
@@ -40,7 +47,7 @@ from drover.model import records as r
 from drover.model.cluster import Cluster, delete, put
 from drover.model.spec import parse_spec
 
-PREDEFINED = ("bridge", "host", "none")
+SHORT_ID = 12
 LIST_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 REMOVED_DEADLINE_S = 10.0
@@ -132,14 +139,20 @@ def _refuse_type(filters: Filters) -> None:
 
 
 async def _builtin(ctx: Context, call: Call, filters: Filters) -> list[msgspec.Raw]:
-    """The predefined networks that match, as this host's engine shows them."""
+    """The predefined networks that match, as this host's engine shows them, with the cluster's ids."""
     if "custom" in filters.get("type", []):
         return []
-    query = query_of(filters=filters_text({**filters, "type": ["builtin"]}))
+    asked = {name: values for name, values in filters.items() if name != "id"}
+    query = query_of(filters=filters_text({**asked, "type": ["builtin"]}))
     answer = await ctx.links.request(ctx.front(), "GET", target_of(call, "/networks", query))
     if answer.status >= 400:
         raise EngineError(answer.status, answer.body.decode("utf-8", "replace"))
-    return decoded(answer.body, list[msgspec.Raw])
+    shown = decoded(ctx.ids.to_cluster(answer.body), list[msgspec.Raw])
+    return [one for one in shown if text_matches(filters.get("id"), decoded(bytes(one), _Identified).id)]
+
+
+class _Identified(msgspec.Struct, rename="pascal"):
+    id: str = ""
 
 
 def _matches(cluster: Cluster, item: Mapping[str, Any], network: r.Network, filters: Filters) -> bool:
@@ -219,22 +232,15 @@ def _with_default(ctx: Context) -> Edit:
 
 
 def predefined(ctx: Context, ref: str) -> tuple[str, str] | None:
-    """(host, reference) of a predefined network given by name, or by an id of some host's engine."""
-    if ref in PREDEFINED:
-        return ctx.front(), ref
-    for host in ctx.usable():
-        facts = ctx.cluster.host_facts.get(host)
-        ids = facts.predefined_networks.values() if facts is not None else ()
-        if len(ref) >= 12 and any(own.startswith(ref) for own in ids):
-            return host, ref
-    return None
+    """(host, name) of a predefined network given by name, or by its id in the cluster or on some host's engine."""
+    name = predefined_name(ctx.cluster, ref)
+    return (ctx.front(), name) if name in PREDEFINED else None
 
 
 def default_for(cluster: Cluster, record: r.Container, ref: str) -> r.Network | None:
     """The default network where a client that names `bridge` means it: the container is on it, shown as on `bridge`, or
     was made to be."""
-    bridges = {facts.predefined_networks.get(SHOWN_AS) for facts in cluster.host_facts.values()}
-    means = ref == SHOWN_AS or ref in bridges
+    means = predefined_name(cluster, ref) == SHOWN_AS
     belongs = is_on_default(cluster, record.id) or asks_default(parse_spec(record.body))
     return cluster.networks.get(DEFAULT_NETWORK) if means and belongs else None
 
@@ -288,8 +294,9 @@ async def remove(ctx: Context, call: Call) -> Outcome:
 
 
 def predefined_name(cluster: Cluster, ref: str) -> str:
-    pairs = [pair for facts in cluster.host_facts.values() for pair in facts.predefined_networks.items()]
-    return next((name for name, own in pairs if own.startswith(ref)), ref)
+    """The name of a predefined network given by it, or by an id or its beginning; any other reference as it is."""
+    known = predefined_ids(cluster).items() if len(ref) >= SHORT_ID else ()
+    return next((name for identity, name in known if identity.startswith(ref)), ref)
 
 
 async def remove_network(ctx: Context, network: r.Network) -> None:

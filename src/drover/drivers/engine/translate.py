@@ -40,7 +40,7 @@ import msgspec
 
 from drover.decide.claims import addresses_of
 from drover.decide.converge import network_id, own_network
-from drover.decide.default_network import DEFAULT_MODE, SHOWN_AS, is_on_default
+from drover.decide.default_network import DEFAULT_MODE, SHOWN_AS, is_on_default, predefined_ids
 from drover.decide.fence import holds_claims
 from drover.decide.names import resolvers
 from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME, is_overlay, mac_of
@@ -95,7 +95,7 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
 def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str], cluster: Cluster) -> dict[str, Any]:
     """The body for this host's engine. `containers`: cluster id to engine id of the containers it has."""
     names = {name: name for name in cluster.names}
-    networks = {id_: network.name for id_, network in cluster.networks.items()}
+    networks = predefined_ids(cluster) | {id_: network.name for id_, network in cluster.networks.items()}
     translation = Translation(
         id=record.id,
         epoch=epoch,
