@@ -27,7 +27,7 @@ from drover.lab.cluster import start_daemon, wait_for_gateway, wait_for_store
 from drover.lab.processes import wait_until
 from drover.lab.stage import HOST_FIELD
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.alone, pytest.mark.timeout(240)]
 
 CREATE_DEADLINE_S = 10.0
 AT_ONCE_S = 3.0

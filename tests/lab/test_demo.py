@@ -15,6 +15,7 @@ from drover.lab.processes import Cgroup
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.alone,
     pytest.mark.timeout(400),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]

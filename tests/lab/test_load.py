@@ -29,7 +29,7 @@ from drover.lab import Lab, LabHost
 from drover.lab.clients import Docker
 
 LOAD_S = float(os.environ.get("DROVER_LOAD_S", "15"))
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(LOAD_S + 180)]
+pytestmark = [pytest.mark.lab, pytest.mark.alone, pytest.mark.timeout(LOAD_S + 180)]
 
 CLIENTS = 500
 CALL_DEADLINE_S = 60.0

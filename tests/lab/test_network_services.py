@@ -35,6 +35,7 @@ from drover.lab.processes import wait_until
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.alone,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]

@@ -25,6 +25,7 @@ from drover.lab.processes import lives, wait_until
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.alone,
     pytest.mark.timeout(600),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
