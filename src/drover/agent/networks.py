@@ -189,6 +189,10 @@ class NetworkKeeper:
                 self._kept.discard(seen.id)
         self._kept &= (await self._followed(self._mirror.cluster)).networks.keys()
 
+    async def seen(self, network: str) -> SeenNetwork | None:
+        """A network (an id) as this host's kernel has it; None if it has nothing of it."""
+        return next((one for one in (await self._driver.seen()).values() if one.id == network), None)
+
     async def doubts(self) -> list[str]:
         """What this host's kernel has otherwise than the records ask, as sentences; empty if all is right. What they
         ask is decided anew here, not followed."""

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adapter": ("drover.cli.adapters:adapter", "Hook Docker calls: configure adapters, watch and test them."),
     "move": ("drover.cli.move:move", "Move a container, with its volumes, to another host."),
     "volume": ("drover.cli.volumes:volume", "List, inspect, change and move volumes."),
+    "network": ("drover.cli.networks:network", "List networks, and show who is where on them."),
     "address": ("drover.cli.addresses:address", "List addresses of containers, and release those that are kept."),
     "why": ("drover.cli.status:why", "Say why a container is where it is."),
     "rebalance": ("drover.cli.rebalance:rebalance", "Move containers so that the load is even again."),

@@ -51,6 +51,7 @@ from drover.daemon.eventlog import EventLog
 from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
+from drover.daemon.network_map import network_routes
 from drover.daemon.quorum_keeper import endpoints, keep_quorum
 from drover.daemon.rebalancing import Rebalancer
 from drover.daemon.recovery import Recoverer
@@ -159,6 +160,7 @@ class Daemon:
         streams = stream_routes(keeper, self.agent.actor.belongings, self.agent.actor.rounds)
         on_volumes = [*streams, *volume_api_routes(), *life.routes(), *address_routes()]
         doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
+        doctor += network_routes(self.keeper.seen, self._client_tls)
         routes = [
             *image_routes(config.name, self.engine),
             *on_volumes,

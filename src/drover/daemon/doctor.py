@@ -11,18 +11,16 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 
-import aiohttp
 import msgspec
 from aiohttp import web
 
-from drover.errors import DroverError
-from drover.model.records import Host
+from drover.daemon.asking import ask_hosts, others_alive
+from drover.errors import DroverError, Unavailable
 from drover.store.mirror import Mirror
 
 PATH = "/doctor/network"
 LOOKS = 3
 LOOK_AGAIN_S = 0.5
-DEADLINE_S = 20.0
 Doubts = Callable[[], Awaitable[list[str]]]
 
 
@@ -36,9 +34,8 @@ def doctor_routes(host: str, mirror: Mirror, doubts: Doubts, client_tls: ssl.SSL
     async def network(request: web.Request) -> web.StreamResponse:
         found = {host: await lasting(doubts)}
         if not request.query.get("here"):
-            cluster = mirror.cluster
-            others = [one for name, one in sorted(cluster.hosts.items()) if name != host and name in cluster.alive]
-            found |= await _ask_all(others, client_tls)
+            answers = await ask_hosts(others_alive(mirror.cluster, host), f"{PATH}?here=1", client_tls)
+            found |= {name: _said(name, answer) for name, answer in answers.items()}
         return web.Response(body=msgspec.json.encode(_Answer(found)), content_type="application/json")
 
     return [web.get(PATH, network)]
@@ -63,17 +60,10 @@ async def _look(doubts: Doubts) -> list[str]:
         return [f"the network cannot be looked at: {error.message}"]
 
 
-async def _ask_all(hosts: list[Host], client_tls: ssl.SSLContext) -> dict[str, list[str]]:
-    timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client_tls), timeout=timeout) as session:
-        answers = await asyncio.gather(*(_ask(session, host) for host in hosts))
-    return dict(zip((host.name for host in hosts), answers, strict=True))
-
-
-async def _ask(session: aiohttp.ClientSession, host: Host) -> list[str]:
+def _said(host: str, answer: bytes | Unavailable) -> list[str]:
+    if isinstance(answer, Unavailable):
+        return [answer.message]
     try:
-        async with session.get(f"https://{host.address}:{host.api_port}{PATH}?here=1") as response:
-            body = await response.read()
-        return msgspec.json.decode(body, type=_Answer).hosts.get(host.name, [])
-    except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as error:
-        return [f"its daemon does not say how its network is: {error or type(error).__name__}"]
+        return msgspec.json.decode(answer, type=_Answer).hosts.get(host, [])
+    except msgspec.MsgspecError as error:
+        return [f"its daemon's answer cannot be read: {error}"]

@@ -34,6 +34,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from drover.decide.overlay import RealNetwork
 from drover.drivers.network.forwarding import Devices
+from drover.drivers.network.port import Traffic
 from drover.errors import NotFound
 
 ALIAS = "drover:"
@@ -58,6 +59,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     master: int = 0
     options: dict[str, Any] = {}
     port: dict[str, Any] = {}
+    traffic: Traffic = Traffic()
 
 
 def bridges(ip: IPRoute) -> Iterator[tuple[int, Link]]:
@@ -254,6 +256,15 @@ def _link(message: Any) -> Link:
         master=_attr(message, "IFLA_MASTER") or 0,
         options=_options(info.get("IFLA_INFO_DATA")),
         port=_options(info.get("IFLA_INFO_SLAVE_DATA")),
+        traffic=_traffic(_attr(message, "IFLA_STATS64") or {}),
+    )
+
+
+def _traffic(counters: Mapping[str, int]) -> Traffic:
+    return Traffic(
+        received_bytes=counters.get("rx_bytes", 0),
+        sent_bytes=counters.get("tx_bytes", 0),
+        dropped_packets=counters.get("rx_dropped", 0) + counters.get("tx_dropped", 0),
     )
 
 

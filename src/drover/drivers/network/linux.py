@@ -26,7 +26,7 @@ from drover.drivers.network import filter as packet_filter
 from drover.drivers.network import forwarding, links, parking, services, wireguard
 from drover.drivers.network.forwarding import Devices, NeighbourSocket, Refusal
 from drover.drivers.network.parked import Parking
-from drover.drivers.network.port import SeenNetwork
+from drover.drivers.network.port import SeenNetwork, Traffic
 from drover.drivers.network.wireguard import Encryption
 from drover.errors import DroverError, Forbidden, MissingTool, NotFound
 
@@ -217,6 +217,7 @@ class LinuxNetwork:
             mtu_bytes=bridge.mtu,
             remotes=forwarding.remotes_of(table),
             flood=forwarding.flood_of(table),
+            traffic=vxlan.traffic if vxlan else Traffic(),
         )
 
     def _close(self) -> None:

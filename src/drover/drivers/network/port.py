@@ -34,6 +34,14 @@ from drover.decide.parking import Parked
 from drover.decide.tables import Tables
 
 
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What a network's VXLAN device has carried since it was made."""
+
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    dropped_packets: int = 0
+
+
 class SeenNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """One network of ours as the kernel has it. `complete`: bridge and VXLAN device are both there, up and joined."""
 
@@ -43,6 +51,7 @@ class SeenNetwork(msgspec.Struct, frozen=True, kw_only=True):
     mtu_bytes: int = 0
     remotes: frozenset[Remote] = frozenset()
     flood: frozenset[str] = frozenset()
+    traffic: Traffic = Traffic()
 
 
 class NetworkDriver(Protocol):
