@@ -188,6 +188,21 @@ class VolumeContract:
             await here.clone("data", first, "third", 1)
         await here.remove("other")
 
+    async def test_what_people_keep_outlives_a_promotion(self, here: VolumeDriver, files: Files) -> None:
+        if here.synchronous:
+            return  # one content, whatever it is called
+        (first,), aside = ids(1), next_id([], 1, T0 - 100, "aside")
+        path = await here.ensure("data", 1)
+        files.write(here, path, "fish", "1")
+        await here.demote("data", aside)
+        files.write(here, await here.clone("data", aside, "data", 2), "fish", "2")
+        await here.demote("data", first)
+        assert aside in await here.snapshots("data")
+        files.write(here, await here.promote("data", first, 3), "fish", "3")
+        assert aside in await here.snapshots("data")
+        await here.demote("data", next_id([], 3, T0 + 100))
+        assert files.read(here, await here.clone("data", aside, "data", 4)) == {"fish": "1"}
+
     async def test_a_limit_is_kept_or_refused(self, here: VolumeDriver) -> None:
         await here.ensure("data", 1)
         kept = await here.limit("data", 1 << 30)

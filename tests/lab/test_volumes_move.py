@@ -226,3 +226,62 @@ def test_a_lost_hosts_volume_comes_back_from_its_copy(lab: Lab) -> None:
     live = fenced(lab, "btrfs", "survivor")
     assert live == {name: name == taken["host"] for name in live}
     on(lab, others[0], "docker", "rm", "-f", "phoenix")
+
+
+def test_a_clone_elsewhere_is_read_while_the_writer_goes_on(lab: Lab) -> None:
+    _start_writing(lab, "author", "book")
+    until(lambda: asked(lab, "h1", "drover", "volume", "inspect", "book")["copies"], "a copy")
+    other = asked(lab, "h1", "drover", "volume", "inspect", "book")["copies"][0]["host"]
+    on(lab, "h3", "drover", "volume", "clone", "book", "book-read", "--on", other, "--read-only")
+    before = _count(lab, "author")
+    run = ("docker", "run", "--rm", "-v", "book-read:/data", "-e", f"constraint:host=={other}", "busybox")
+    assert int(on(lab, "h1", *run, "cat", "/data/n")) > 0
+    refused = lab.host("h1").exec([*run, "touch", "/data/x"], check=False)
+    assert "Read-only file system" in refused.stderr
+    assert where(lab, "book") == "h1"
+    until(lambda: _count(lab, "author") > before, "more numbers")
+    on(lab, "h1", "docker", "rm", "-f", "author")
+
+
+def test_volumes_go_out_and_come_back_as_archives_and_backups(lab: Lab) -> None:
+    """From hosts that do not have the data. Nothing of the password is in the cluster's records."""
+    place = lab.host("h1").state_dir.parent.parent / "backups"
+    for host in lab.hosts:
+        secrets = host.state_dir / "backup.env"
+        secrets.write_text("RESTIC_PASSWORD=sesame-open\n")
+        secrets.chmod(0o600)
+    run = ("docker", "run", "--rm", "-v", "ledger:/data", "-e", "constraint:host==h1", "busybox", "sh", "-c")
+    on(lab, "h1", *run, "echo fish > /data/file; ln /data/file /data/link; mkfifo /data/pipe")
+    made = on(lab, "h2", "drover", "volume", "backup", "ledger", "--to", str(place), "--keep", "2")
+    archive = lab.host("h3").state_dir / "ledger.tar"
+    on(lab, "h3", "drover", "volume", "export", "ledger", "-o", str(archive))
+    on(lab, "h3", "drover", "volume", "import", "ledger2", str(archive))
+    assert where(lab, "ledger2") == "h3"
+    look = ("busybox", "sh", "-c", "cat /data/link; test -p /data/pipe && stat -c %h /data/file")
+    assert on(lab, "h3", "docker", "run", "--rm", "-v", "ledger2:/data", *look).split() == ["fish", "2"]
+    on(lab, "h1", *run, "echo fowl > /data/file")
+    assert made in [one["id"] for one in asked(lab, "h2", "drover", "volume", "backups", "ledger", "--json")]
+    on(lab, "h2", "drover", "volume", "restore", "ledger", "--id", made[:8])
+    on(lab, "h2", "drover", "volume", "restore", "ledger3", "--of", "ledger")
+    for name in ("ledger", "ledger3"):
+        assert on(lab, "h2", "docker", "run", "--rm", "-v", f"{name}:/data", *look).split() == ["fish", "2"]
+    left = asked(lab, "h1", "drover", "volume", "leftovers", "ledger", "--json")
+    assert [one["snapshot"].endswith("before.restore") for one in left] == [True]
+    on(lab, "h1", "drover", "volume", "leftovers", "ledger", "--drop")
+    assert asked(lab, "h1", "drover", "volume", "leftovers", "ledger", "--json") == []
+    assert "sesame" not in on(lab, "h1", "drover", "volume", "inspect", "ledger")
+
+
+def test_a_size_is_kept_and_can_be_changed(lab: Lab) -> None:
+    on(lab, "h1", "docker", "volume", "create", "--opt", "size=16M", "small")
+    fill = ("docker", "run", "--rm", "-v", "small:/data", "-e", "constraint:host==h1", "busybox", "dd")
+    write = (*fill, "if=/dev/urandom", "of=/data/big", "bs=1M", "count=120", "conv=fsync")
+    refused = lab.host("h1").exec([*write], check=False)
+    assert "quota exceeded" in refused.stderr.lower() or "No space left" in refused.stderr
+    on(lab, "h2", "drover", "volume", "update", "small", "--opt", "size=1G")
+    until(lambda: asked(lab, "h2", "drover", "volume", "inspect", "small")["size_limit_bytes"] == 1 << 30, "the limit")
+    on(lab, "h1", *write)
+    shown = asked(lab, "h3", "docker", "volume", "inspect", "small")[0]["Status"]
+    assert (shown["Host"], shown["SizeLimit"]) == ("h1", 1 << 30)
+    refused = lab.host("h1").exec(["docker", "volume", "create", "--opt", "sync=yes", "zero"], check=False)
+    assert "sync=yes cannot be kept" in refused.stderr

@@ -53,12 +53,13 @@ class VolumeLife:
 
     async def snapshot(self, name: str, label: str) -> str:
         """Take a snapshot; its id. With a label it is kept until it is removed. Raises `Invalid` where the driver
-        cannot take one of files that are being written."""
+        cannot keep one."""
         volume = self._ready(name)
         driver = self._keeper.driver(volume)
-        if not driver.instant:
+        if not driver.instant or (label and driver.synchronous):
             raise Invalid(
-                f"the driver {self._keeper.driver_name(volume)} of volume {name} has no snapshots", hint="btrfs has"
+                f"the driver {self._keeper.driver_name(volume)} of volume {name} has no snapshots of live files",
+                hint=f"btrfs has; or name one of its copies: {fills.see_snapshots(name)}",
             )
         return await self._taken(volume, driver, label)
 

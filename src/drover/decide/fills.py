@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from drover.decide.moves import Commit, move_of_volume, settled
+from drover.decide.moves import Commit, driver_of, move_of_volume, settled
 from drover.errors import Conflict, NotFound
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
@@ -114,6 +114,7 @@ def _known(cluster: Cluster, volume: r.Volume) -> tuple[str, ...]:
 
 
 def _in_place(cluster: Cluster, volume: r.Volume, fill: r.Fill) -> Commit:
+    _refuse_without_snapshots(cluster, volume)
     users = list(_users(cluster, volume.name))
     for user in users:
         _refuse_use(cluster, volume.name, user)
@@ -130,6 +131,16 @@ def _new(cluster: Cluster, volume: r.Volume, host: str) -> Commit:
         raise Conflict(f"a volume named {volume.name} already exists", hint="choose another name")
     key = r.key("volumes", volume.name)
     return Commit((put(key, settled(cluster, volume, host)),), {key: 0})
+
+
+def _refuse_without_snapshots(cluster: Cluster, volume: r.Volume) -> None:
+    """On storage that every host sees a snapshot has no content of its own: what is there now could not be kept."""
+    facts, driver = cluster.host_facts.get(volume.host), driver_of(cluster, volume)
+    if facts is not None and driver in facts.synchronous_drivers:
+        raise Conflict(
+            f"volume {volume.name} cannot be made anew: its driver {driver} could not keep what it holds now",
+            hint="restore into a new volume, or use the snapshots of the storage itself",
+        )
 
 
 def _users(cluster: Cluster, name: str) -> Iterable[r.Container]:

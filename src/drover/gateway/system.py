@@ -22,6 +22,7 @@ from drover.errors import Unavailable
 from drover.gateway.call import Call, Outcome, Relay
 from drover.gateway.context import Context, decoded, json_reply, succeeded, target_of
 from drover.gateway.merge import merge_images, once_each, total
+from drover.gateway.volumes import shape, usage_of
 from drover.model.cluster import Cluster
 
 SUMMED = ("Containers", "ContainersRunning", "ContainersPaused", "ContainersStopped", "NCPU", "MemTotal")
@@ -126,7 +127,19 @@ def host_rows(cluster: Cluster) -> list[list[str]]:
 async def disk_usage(ctx: Context, call: Call) -> Outcome:
     answers = succeeded(await ctx.ask_all("GET", target_of(call, "/system/df"), deadline_s=DF_DEADLINE_S))
     usages = [decoded(ctx.ids.to_cluster(answer.body), dict[str, Any]) for answer in answers.values()]
-    return json_reply(merged_usage(usages))
+    return json_reply(with_cluster_volumes(ctx.cluster, merged_usage(usages), ctx.clock()))
+
+
+def with_cluster_volumes(cluster: Cluster, usage: dict[str, Any], now: float) -> dict[str, Any]:
+    """Each cluster volume once, with the size its host measured: an engine counts what it binds as nothing."""
+    if usage.get("Volumes") is None:
+        return usage
+    seen = {item["Name"]: item for item in usage["Volumes"]}
+    ours = [
+        {**shape(cluster, volume, now, seen.get(name)), "UsageData": usage_of(cluster, volume)}
+        for name, volume in cluster.volumes.items()
+    ]
+    return {**usage, "Volumes": [*ours, *(item for name, item in seen.items() if name not in cluster.volumes)]}
 
 
 def merged_usage(usages: list[dict[str, Any]]) -> dict[str, Any]:

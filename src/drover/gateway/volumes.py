@@ -19,7 +19,9 @@ from urllib.parse import quote
 import msgspec
 
 from drover.decide.health import down_sentence
-from drover.decide.moves import volume_record
+from drover.decide.moves import driver_of, volume_record
+from drover.decide.replicas import lag_s
+from drover.decide.volume_health import refuse_sync, volume_doubts
 from drover.errors import Conflict, Invalid, NotFound, Unavailable
 from drover.gateway.call import Call, EngineResponse, Outcome, Relay, Reply
 from drover.gateway.commits import Draft, commit_decided
@@ -38,6 +40,7 @@ from drover.gateway.versions import version_of
 from drover.model import records as r
 from drover.model.cluster import Cluster, delete, put
 from drover.model.spec import parse_spec
+from drover.model.volume_options import options_of
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 REMOVE_DEADLINE_S = 60.0
@@ -66,7 +69,7 @@ async def create(ctx: Context, call: Call) -> Outcome:
     _refuse_name(name)
     now = ctx.clock()
     await commit_decided(ctx, lambda cluster: draft(cluster, name, body, now))
-    return json_reply(shape(ctx.cluster.volumes[name]), 201)
+    return json_reply(shape(ctx.cluster, ctx.cluster.volumes[name], now), 201)
 
 
 def _refuse_name(name: str) -> None:
@@ -85,13 +88,18 @@ def draft(cluster: Cluster, name: str, body: str, now: float) -> Draft:
         raise Conflict(f"volume {name} is being removed", hint="try again in a moment")
     if known is not None:
         return Draft([], {})
-    return Draft([put(key, volume_record(name, body, now))], {key: 0})
+    record = volume_record(name, body, now)
+    refuse_sync(cluster, record.sync, record.driver)
+    return Draft([put(key, record)], {key: 0})
 
 
-def shape(volume: r.Volume, seen: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A volume as the engine shows it; `seen`: what the engine that has it says."""
+def shape(cluster: Cluster, volume: r.Volume, now: float, seen: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A volume as the engine shows it; `seen`: what the engine that has it says. `Status`, which is the driver's to
+    fill, says what only a cluster has."""
     asked = decoded(volume.body or "{}", Asked)
+    status = {} if options_of(volume.body).engines else {"Status": status_of(cluster, volume, now)}
     return {
+        **status,
         "CreatedAt": rfc3339(volume.created_at),
         "Driver": "local",
         "Labels": asked.labels,
@@ -102,13 +110,36 @@ def shape(volume: r.Volume, seen: Mapping[str, Any] | None = None) -> dict[str, 
     }
 
 
+def status_of(cluster: Cluster, volume: r.Volume, now: float) -> dict[str, Any]:
+    """Host, driver, size and limit in bytes, copies with their lag in seconds, and what is wrong."""
+    facts = {one.host: one for one in cluster.volume_facts.values() if one.volume == volume.name}
+    copies = {host: round(lag_s(one, now), 1) for host, one in sorted(facts.items()) if one.snapshots}
+    copies.pop(volume.host, None)
+    return {
+        "Host": volume.host,
+        "Driver": driver_of(cluster, volume),
+        "Size": facts[volume.host].size_bytes if volume.host in facts else 0,
+        "SizeLimit": volume.size_bytes,
+        "Replicas": copies,
+        "Lag": min(copies.values(), default=None),
+        "Doubts": volume_doubts(cluster, volume, now),
+    }
+
+
+def usage_of(cluster: Cluster, volume: r.Volume) -> dict[str, int]:
+    """What `docker system df -v` shows of a cluster volume: its size (-1: not known), how many containers use it."""
+    facts = cluster.volume_facts.get(f"{volume.host}/{volume.name}")
+    size_bytes = facts.size_bytes if facts is not None and facts.size_bytes else -1
+    return {"Size": size_bytes, "RefCount": len(users_of(cluster, volume.name))}
+
+
 async def inspect(ctx: Context, call: Call) -> Outcome:
     name = call.params["name"]
     volume = ctx.cluster.volumes.get(name)
     if volume is None:
         host = await _host_with(ctx, name)
         return Relay(host=host, edit=ctx.ids.to_cluster)
-    return json_reply(shape(volume, await _seen(ctx, volume)))
+    return json_reply(shape(ctx.cluster, volume, ctx.clock(), await _seen(ctx, volume)))
 
 
 async def _seen(ctx: Context, volume: r.Volume) -> dict[str, Any] | None:
@@ -139,7 +170,8 @@ async def list_volumes(ctx: Context, call: Call) -> Outcome:
     every = succeeded(await ctx.ask_all("GET", target_of(call, "/volumes")))
     matching = succeeded(await ctx.ask_all("GET", target_of(call, "/volumes", query))) if query else every
     seen = _engines_words(every)
-    found = [shape(volume, seen.get(volume.name)) for volume in ctx.cluster.volumes.values()]
+    cluster, now = ctx.cluster, ctx.clock()
+    found = [shape(cluster, volume, now, seen.get(volume.name)) for volume in cluster.volumes.values()]
     ours = [item for item in found if _matches(ctx.cluster, item, filters)]
     theirs = [item for name, item in _engines_words(matching).items() if name not in ctx.cluster.volumes]
     return json_reply({"Volumes": [*ours, *theirs], "Warnings": None})

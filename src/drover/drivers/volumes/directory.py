@@ -1,7 +1,7 @@
 """`directory`: live sets are plain directories on any filesystem; what changed travels, of large files by blocks.
 
 Theory of operation. `have` is the manifest of the newest snapshot here; `trees` has the stream. Files in snapshots are
-shared: nothing may write to them, which is why promoting one drops the others.
+shared: nothing may write to them, which is why promoting one drops the others; where one is to be kept, it is copied.
 
 A filesystem that has no snapshots cannot hold one instant of files that are being written (`instant` is False): before
 a move stops the container, a snapshot is only a *view*: an id under which the live set is sent as it is found. Such a
@@ -21,7 +21,7 @@ import msgspec
 from drover.drivers.volumes import delta, manifest, trees
 from drover.drivers.volumes.layout import Layout, copy_tree, tree_bytes
 from drover.drivers.volumes.port import NoBase, Space
-from drover.model.snapshots import taken_at
+from drover.model.snapshots import label_of, taken_at
 
 _VIEW = ".view"
 
@@ -117,10 +117,14 @@ class DirectoryVolumes:
         path = layout.live(volume, epoch)
         layout.refuse_other(volume, epoch)
         if not path.exists():
-            layout.needed_snapshot(volume, snapshot)
-            await self.forget(volume, [one for one in layout.ids(volume) if one != snapshot])
-            delta.drop(layout.snapshot(volume, snapshot))
-            layout.snapshot(volume, snapshot).rename(path)
+            source = layout.needed_snapshot(volume, snapshot)
+            others = [one for one in layout.ids(volume) if one != snapshot]
+            if any(map(label_of, (*others, snapshot))):  # kept until a person drops it, and files may be shared
+                await copy_tree(source, path)
+            else:
+                await self.forget(volume, others)
+                delta.drop(source)
+                source.rename(path)
         return str(path)
 
     async def demote(self, volume: str, snapshot: str) -> None:

@@ -117,6 +117,8 @@ class SharedVolumes:
         layout = self._ready()
         layout.refuse_other(clone, epoch)
         layout.needed_snapshot(volume, snapshot)
+        if clone == volume:
+            raise Conflict(f"{self._shared} keeps no older content of volume {volume}")
         if not layout.live(clone, epoch).is_symlink():
             await copy_tree(self._shared / volume, self._shared / clone)
         return self._linked(clone, epoch)
