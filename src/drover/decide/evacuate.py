@@ -25,6 +25,7 @@ from typing import Literal
 
 import msgspec
 
+from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED, Asked, Commit, active, begin_container, begin_volume, volume_key
 from drover.decide.schedule import place
 from drover.decide.spare_images import image_hosts
@@ -87,7 +88,7 @@ class _Emptying:
         self.now = now
         self.urgent = cluster.hosts[host].scheduling == "shutdown"
         self.because = f"{host} {'shuts down' if self.urgent else 'is drained'}"
-        self.views = with_moves(cluster, HostViews.of(cluster))
+        self.views = with_moves(cluster, kept(cluster))
         self.members = families(cluster)
         self.under_way = sum(move.source == host for _, move in active(cluster))
         self.begin: list[Commit] = []

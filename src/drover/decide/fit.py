@@ -23,11 +23,11 @@ host's name: `h2: is down since …`. What a host has not reported is never assu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from drover.decide.fit_machine import deviceless, too_small, untolerated
+from drover.decide.fit_machine import DISK_LABEL, deviceless, too_small, untolerated
 from drover.decide.health import NOTHING_NEW
 from drover.decide.moves import unmovable, users_at
 from drover.decide.sentences import container_name, cores, size
@@ -129,9 +129,15 @@ def _packed(cluster: Cluster, wanted: Wanted) -> bool:
     return wanted.spec.labels.get(STRATEGY_LABEL, setting.value if setting else "spread") == "binpack"
 
 
-def refusal(view: HostView, asked: Question) -> str | None:
-    """Why the host cannot take the container, by the first filter that refuses; None if it can."""
-    for _, check in FILTERS:
+def live_filters(asked: Question) -> list[Filter]:
+    """The filters that may refuse any host at all, for this container."""
+    return [check for name, check in FILTERS if name not in IDLE or not IDLE[name](asked)]
+
+
+def refusal(view: HostView, asked: Question, filters: Sequence[Filter] | None = None) -> str | None:
+    """Why the host cannot take the container, by the first filter that refuses; None if it can. `filters`: those that
+    may refuse, if they were worked out already."""
+    for check in live_filters(asked) if filters is None else filters:
         why = check(view, asked)
         if why is not None:
             return why
@@ -344,11 +350,13 @@ def crowds(views: HostViews, wanted: Wanted) -> dict[str, int]:
     several labels (`zone;rack`) the first counts most. Empty where none is asked for."""
     keys = [key for key in _spread(views, wanted).split(";") if key]
     found = dict.fromkeys(views.hosts, 0) if keys else {}
+    family = wanted.family
     for key in keys:
-        sums: dict[str | None, int] = {}
-        for view in views.hosts.values():
-            sums[fact(view, key)] = sums.get(fact(view, key), 0) + view.families.get(wanted.family, 0)
-        found = {name: total * CROWD + sums[fact(views.hosts[name], key)] for name, total in found.items()}
+        where = {name: view.labels.get(key) or fact(view, key) for name, view in views.hosts.items()}
+        sums = dict.fromkeys(where.values(), 0)
+        for name, view in views.hosts.items():
+            sums[where[name]] += view.families.get(family, 0)
+        found = {name: total * CROWD + sums[where[name]] for name, total in found.items()}
     return found
 
 
@@ -368,3 +376,19 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
     ("affinity", _affinity),
     ("crowd", _crowd),
 )
+
+IDLE: Mapping[str, Callable[[Question], bool]] = {
+    "taint": lambda asked: not any(view.taints for view in asked.views.hosts.values()),
+    "constraint": lambda asked: not asked.wanted.spec.constraints,
+    "platform": lambda asked: not asked.wanted.platform,
+    "near": lambda asked: not asked.pins,
+    "volume": lambda asked: not asked.brought,
+    "port": lambda asked: not asked.wanted.spec.ports,
+    "device": lambda asked: not asked.wanted.spec.devices,
+    "disk": lambda asked: DISK_LABEL not in asked.wanted.spec.labels,
+    "memory": lambda asked: not asked.wanted.spec.memory_bytes,
+    "cpu": lambda asked: not asked.wanted.spec.cpus,
+    "affinity": lambda asked: not asked.pulls,
+    "crowd": lambda asked: MAX_PER_HOST_LABEL not in asked.wanted.spec.labels,
+}
+"""Filters that refuse no host where this is true of what is asked: on a large cluster they need not be tried."""

@@ -15,7 +15,7 @@ tie          the smaller hash of container id and host name: arbitrary, but the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from heapq import nsmallest
 
@@ -36,17 +36,26 @@ class Criterion(msgspec.Struct, frozen=True):
     name: str
     measure: Measure
     says: Says
+    live: Callable[[Question], bool] = lambda asked: True
+    """Whether it can tell hosts apart, for this container."""
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """A host that fits and its measures, in the order of `CRITERIA`: the smaller is better, the first counts most."""
+    """A host that fits and its measures, in the order of the live `CRITERIA`: the smaller is better, the first counts
+    most."""
 
     view: HostView
     measures: tuple[int, ...]
 
 
-def score(view: HostView, asked: Question) -> Scored:
-    return Scored(view, tuple(criterion.measure(view, asked) for criterion in CRITERIA))
+def live_criteria(asked: Question) -> list[Criterion]:
+    return [criterion for criterion in CRITERIA if criterion.live(asked)]
+
+
+def score(view: HostView, asked: Question, criteria: Sequence[Criterion] | None = None) -> Scored:
+    """`criteria`: those that can tell hosts apart, if they were worked out already."""
+    criteria = live_criteria(asked) if criteria is None else criteria
+    return Scored(view, tuple([criterion.measure(view, asked) for criterion in criteria]))
 
 
 def first_two(scored: list[Scored], asked: Question) -> list[Scored]:
@@ -60,7 +69,7 @@ def first_two(scored: list[Scored], asked: Question) -> list[Scored]:
 
 def rejected(winner: Scored, other: Scored, asked: Question) -> str:
     """Why `other` fits and was not taken, as what follows its name."""
-    says = _deciding(winner, other)
+    says = _deciding(winner, other, asked)
     if says is None:
         return f"fits as well as {winner.view.name}; a hash of the container's id decided"
     return f"fits, but {says(other.view, asked)}; {winner.view.name} {says(winner.view, asked)}"
@@ -71,15 +80,15 @@ def chosen(winner: Scored, rival: Scored | None, asked: Question) -> str:
     name = winner.view.name
     if rival is None:
         return f"{name} is the only host that can take it"
-    says = _deciding(winner, rival)
+    says = _deciding(winner, rival, asked)
     if says is None:
         return f"{name} is as good as {rival.view.name}; a hash of the container's id decided"
     return f"{name} {says(winner.view, asked)}; the next best, {rival.view.name}, {says(rival.view, asked)}"
 
 
-def _deciding(winner: Scored, other: Scored) -> Says | None:
+def _deciding(winner: Scored, other: Scored, asked: Question) -> Says | None:
     """What the first criterion says by which `winner` is better than `other`; None if they are equals."""
-    rows = zip(CRITERIA, winner.measures, other.measures, strict=True)
+    rows = zip(live_criteria(asked), winner.measures, other.measures, strict=True)
     return next((criterion.says for criterion, mine, its in rows if mine < its), None)
 
 
@@ -166,13 +175,13 @@ def _says_memory(view: HostView, asked: Question) -> str:
 
 
 CRITERIA: tuple[Criterion, ...] = (
-    Criterion("replace", _replace, _says_replace),
-    Criterion("data", _data, _says_data),
-    Criterion("wish", unmet, _says_unmet),
-    Criterion("zone", _zone, _says_zone),
-    Criterion("family", _family, _says_family),
+    Criterion("replace", _replace, _says_replace, lambda asked: bool(asked.replaced)),
+    Criterion("data", _data, _says_data, lambda asked: bool(asked.brought)),
+    Criterion("wish", unmet, _says_unmet, lambda asked: bool(asked.wanted.spec.constraints or asked.pulls)),
+    Criterion("zone", _zone, _says_zone, lambda asked: bool(asked.crowds) and not asked.packed),
+    Criterion("family", _family, _says_family, lambda asked: not asked.packed),
     Criterion("disk", _disk, _says_disk),
     Criterion("containers", _containers, _says_containers),
-    Criterion("image", _image, _says_image),
+    Criterion("image", _image, _says_image, lambda asked: bool(asked.image_hosts)),
     Criterion("memory", _memory, _says_memory),
 )

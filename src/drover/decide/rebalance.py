@@ -21,6 +21,7 @@ import msgspec
 
 from drover.decide.evacuate import available, families, with_moves
 from drover.decide.fit import Question, question, refusal
+from drover.decide.kept_views import kept
 from drover.decide.moves import Asked, Commit, active, begin_container
 from drover.decide.rank import unmet
 from drover.decide.sentences import count
@@ -53,7 +54,7 @@ class Proposal(msgspec.Struct, frozen=True):
 
 def proposals(cluster: Cluster, now: float, limit: int) -> Iterator[Proposal]:
     """At most `limit` moves, the most useful first, each decided with those before it made."""
-    views = with_moves(cluster, HostViews.of(cluster))
+    views = with_moves(cluster, kept(cluster))
     moved: set[str] = set()
     for _ in range(limit):
         found = _best(cluster, views, now, moved)

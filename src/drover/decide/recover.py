@@ -28,6 +28,7 @@ import msgspec
 
 from drover.decide.fence import wants_restart
 from drover.decide.health import host_state
+from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED
 from drover.decide.schedule import Chosen, place
 from drover.decide.sentences import instant
@@ -98,7 +99,7 @@ def relocations(cluster: Cluster, now: float, successor: Successor = no_replica)
     """The verdicts on all containers of lost hosts. Pure; `now` is in seconds since the Unix epoch, and decides about
     patience only."""
     scene = _scene(cluster, now, successor)
-    views = HostViews.of(cluster) if scene.moving else HostViews({})
+    views = kept(cluster) if scene.moving else HostViews({})
     found: list[Relocation] = []
     later: dict[str, _Later] = {}
     written: set[str] = set()
@@ -121,7 +122,7 @@ def obstacle(cluster: Cluster, container: str, now: float, successor: Successor 
     scene = _scene(cluster, now, successor)
     if container not in scene.moving:
         return ""
-    verdict = _verdict(scene, HostViews.of(cluster), scene.moving[container])
+    verdict = _verdict(scene, kept(cluster), scene.moving[container])
     return verdict.why if isinstance(verdict, _Later) else f"is about to be placed on {verdict.target}"
 
 

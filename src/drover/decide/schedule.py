@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from drover.decide.fit import question, refusal
-from drover.decide.rank import chosen, first_two, rejected, score
+from drover.decide.fit import live_filters, question, refusal
+from drover.decide.kept_views import kept
+from drover.decide.rank import chosen, first_two, live_criteria, rejected, score
 from drover.decide.sentences import listed
 from drover.decide.views import HostViews
 from drover.decide.wanted import Wanted
@@ -46,9 +47,10 @@ def place(
     """The host for a container. `image_hosts` have its image (a preference only). `views`, if given, are used in
     place of adding up `cluster`'s. With `bring_volumes` a volume that nobody uses does not bind the container to its
     host, but makes that one the best: the caller moves it if need be. Raises `NoPlacement`, one reason per host."""
-    asked = question(cluster, views or HostViews.of(cluster), wanted, image_hosts, bring_volumes)
-    refusals = {name: refusal(view, asked) for name, view in asked.views.hosts.items()}
-    fits = {name: score(asked.views.hosts[name], asked) for name, why in refusals.items() if why is None}
+    asked = question(cluster, views or kept(cluster), wanted, image_hosts, bring_volumes)
+    filters, criteria = live_filters(asked), live_criteria(asked)
+    refusals = {name: refusal(view, asked, filters) for name, view in asked.views.hosts.items()}
+    fits = {name: score(asked.views.hosts[name], asked, criteria) for name, why in refusals.items() if why is None}
     if not fits:
         raise _nowhere(wanted, {name: why for name, why in refusals.items() if why is not None})
     winner, *rival = first_two(list(fits.values()), asked)

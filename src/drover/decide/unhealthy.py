@@ -21,6 +21,7 @@ import msgspec
 
 from drover.decide.evacuate import with_moves
 from drover.decide.fence import Restarts
+from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED, Asked, Commit, begin_container
 from drover.decide.schedule import place
 from drover.decide.sentences import count
@@ -59,7 +60,7 @@ def moves_of_unhealthy(cluster: Cluster, now: float) -> Iterator[tuple[str, Comm
         container = cluster.containers.get(facts.container)
         if container is None or not _is_hopeless(cluster, container, facts, now):
             continue
-        views = views or with_moves(cluster, HostViews.of(cluster))
+        views = views or with_moves(cluster, kept(cluster))
         try:
             yield container.name, _moved(cluster, views, container, facts, now)
         except DroverError:

@@ -64,12 +64,13 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     def minus(self, container: str, name: str, spec: Spec) -> HostView:
         """Without a container that held resources."""
         family = family_of(name, spec.labels)
+        families = {**self.families, family: self.families.get(family, 0) - 1}
         return msgspec.structs.replace(
             self,
             containers=self.containers - 1,
             memory_bytes=self.memory_bytes - spec.memory_bytes,
             nano_cpus=self.nano_cpus - nano_cpus(spec),
-            families={**self.families, family: self.families.get(family, 0) - 1},
+            families={one: number for one, number in families.items() if number},
             ports={port: holder for port, holder in self.ports.items() if holder != container},
         )
 
@@ -84,8 +85,8 @@ class HostViews(msgspec.Struct, frozen=True):
     @staticmethod
     def of(cluster: Cluster) -> HostViews:
         """All views, in one pass."""
-        claims, shared = _claims(cluster)
-        views = {name: _empty_view(cluster, host, claims.get(name, {})) for name, host in cluster.hosts.items()}
+        claims, shared = port_claims(cluster)
+        views = {name: empty_view(cluster, host, claims.get(name, {})) for name, host in cluster.hosts.items()}
         slots: dict[Slot, str] = {}
         for host, container, spec in _placed(cluster):
             slot = slot_of(spec.labels)
@@ -138,16 +139,16 @@ def _placed(cluster: Cluster) -> Iterable[tuple[str, r.Container, Spec]]:
 
 def host_view(cluster: Cluster, host: r.Host) -> HostView:
     """A host by itself: what it is and how it is, without what runs there."""
-    return _empty_view(cluster, host, {})
+    return empty_view(cluster, host, {})
 
 
-def _empty_view(cluster: Cluster, host: r.Host, ports: Mapping[PortKey, str]) -> HostView:
+def empty_view(cluster: Cluster, host: r.Host, ports: Mapping[PortKey, str]) -> HostView:
     facts = cluster.host_facts.get(host.name)
     health = host_state(cluster, host.name)
     return HostView(name=host.name, labels=host.labels, taints=host.taints, health=health, facts=facts, ports=ports)
 
 
-def _claims(cluster: Cluster) -> tuple[dict[str, dict[PortKey, str]], dict[PortKey, str]]:
+def port_claims(cluster: Cluster) -> tuple[dict[str, dict[PortKey, str]], dict[PortKey, str]]:
     """The port claims of containers that hold resources: by host, and those on every host."""
     claims: dict[str, dict[PortKey, str]] = {}
     for claim in cluster.ports.values():
