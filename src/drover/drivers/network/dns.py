@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import cast
 
@@ -53,12 +53,18 @@ class _Served:
 
     def __init__(self, gateway: IPv4Interface) -> None:
         self.gateway = gateway
+        self._mask = int(gateway.network.netmask)
+        self._subnet = int(gateway.network.network_address)
         self.zone = Zone({})
         self.shared: Shared = {}
         self.links: dict[str, Zone] = {}
         self.servers: Names = {}
         self.udp: _Datagrams | None = None
         self.tcp: asyncio.Server | None = None
+
+    def admits(self, client: str) -> bool:
+        """Whether an address is in the network's subnet; asked with every question, hence no `IPv4Address`."""
+        return int.from_bytes(socket.inet_aton(client), "big") & self._mask == self._subnet
 
     async def close(self) -> None:
         """Close the sockets; afterwards the address can be bound again."""
@@ -141,7 +147,7 @@ class Responder:
             question = messages.parse(query)
         except Malformed as error:
             return error.reply
-        if IPv4Address(client) not in served.gateway.network:
+        if not served.admits(client):
             return messages.reply(query, question, messages.REFUSED)
         limit = messages.LARGEST_BYTES if tcp else question.udp_limit_bytes
         for zone in (*self._own_zone(served, client), served.zone, *self._other_zones(served, client)):
