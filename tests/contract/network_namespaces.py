@@ -85,6 +85,25 @@ def namespace() -> Iterator[Shell]:
         netns.remove(name)
 
 
+@contextmanager
+def cabled() -> Iterator[tuple[Shell, Shell]]:
+    """Two namespaces with one cable between them: `u0` on both, with 10.94.0.1 and 10.94.0.2."""
+    with namespace() as one, namespace() as two:
+        one(f"ip link add u0 type veth peer name u0 netns {two.namespace}")
+        for index, shell in enumerate((one, two), 1):
+            shell(f"ip addr add 10.94.0.{index}/24 dev u0; ip link set u0 up")
+        yield one, two
+
+
+def udp_socket(shell: Shell, ip: str, port: int, timeout_s: float = 0.5) -> socket.socket:
+    """A UDP socket of a namespace, bound to an address."""
+    made: list[socket.socket] = []
+    shell.inside(lambda: made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+    made[0].bind((ip, port))
+    made[0].settimeout(timeout_s)
+    return made[0]
+
+
 def first_used_in(shell: Shell, driver: LinuxNetwork) -> None:
     """Use the driver once from a thread in the namespace: its worker thread is made there and stays there."""
 

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from network_contract import network, remote
-from network_namespaces import Cable, Shell, encryption, first_used_in, namespace, udp_ports
+from network_namespaces import Cable, Shell, cabled, encryption, first_used_in, udp_ports, udp_socket
 
 from drover.decide.encryption import TUNNELS, WIREGUARD_PORT, Tunnel, TunnelPeer
 from drover.decide.overlay import VXLAN_PORT, RealNetwork
@@ -61,10 +61,7 @@ class Host:
 @pytest.fixture
 async def hosts() -> AsyncIterator[tuple[Host, Host]]:
     async with AsyncExitStack() as stack:
-        shells = [stack.enter_context(namespace()) for _ in range(2)]
-        shells[0](f"ip link add u0 type veth peer name u0 netns {shells[1].namespace}")
-        for index, shell in enumerate(shells, 1):
-            shell(f"ip addr add 10.94.0.{index}/24 dev u0; ip link set u0 up")
+        shells = stack.enter_context(cabled())
         one, two = Host(shells[0], 1), Host(shells[1], 2)
         for host in (one, two):
             stack.push_async_callback(host.driver.close)
@@ -72,14 +69,6 @@ async def hosts() -> AsyncIterator[tuple[Host, Host]]:
         await one.follow(two)
         await two.follow(one)
         yield one, two
-
-
-def udp_socket(shell: Shell, ip: str) -> socket.socket:
-    made: list[socket.socket] = []
-    shell.inside(lambda: made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
-    made[0].bind((ip, PORT))
-    made[0].settimeout(0.5)
-    return made[0]
 
 
 def arrives_once(sender: socket.socket, receiver: socket.socket, to: str) -> bool:
@@ -102,7 +91,7 @@ def arrives(sender: socket.socket, receiver: socket.socket, to: str) -> bool:
 async def test_nothing_passes_in_clear_with_the_tunnel_or_without_it(hosts: tuple[Host, Host]) -> None:
     one, two = hosts
     cable = Cable(one.shell, "u0")
-    sender, receiver = udp_socket(one.shell, one.ip), udp_socket(two.shell, two.ip)
+    sender, receiver = udp_socket(one.shell, one.ip, PORT), udp_socket(two.shell, two.ip, PORT)
     try:
         assert arrives(sender, receiver, two.ip)
         frames = cable.read()
@@ -137,7 +126,7 @@ async def test_clear_vxlan_is_dropped_both_ways(hosts: tuple[Host, Host]) -> Non
             f"bridge fdb append 00:00:00:00:00:00 dev clear0 dst {there.underlay}"
         )
     cable = Cable(one.shell, "u0")
-    sender = udp_socket(one.shell, "10.99.0.1")
+    sender = udp_socket(one.shell, "10.99.0.1", PORT)
     try:
         one.shell("ip neigh replace 10.99.0.2 lladdr 02:00:00:00:00:02 dev clear0 nud permanent")
         for _ in range(3):
