@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drover.daemon.quorum_keeper import STUCK_S, Learners
 from drover.decide.quorum import (
+    NO_TROUBLE,
     AddLearner,
     EtcdMember,
     Nothing,
     Promote,
     Remove,
     Step,
+    Trouble,
     endpoints,
     initial_cluster,
     majority,
@@ -314,3 +317,31 @@ def test_endpoints_name_voters_first() -> None:
 def test_a_new_member_is_told_of_all_by_name() -> None:
     world = World(present=together(1), up=together(1), voters=together(1, 9))
     assert initial_cluster(world.cluster, world.members) == "h1=https://10.0.0.1:4743,h9=https://10.0.0.9:4743"
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_member_that_never_gets_its_vote_gives_way_to_another_host_and_comes_last_then(started: bool) -> None:
+    cluster = cluster_of(frozenset({1, 2, 3, 4}), frozenset({1, 2, 3, 4}))
+    listed = [member(1), member(2, learner=True, started=started)]
+    stuck = Trouble(frozenset({listed[1].id}), frozenset({"h2"}))
+    step = next_step(cluster, listed, stuck)
+    assert isinstance(step, Remove)
+    assert "another host can take its place" in step.why
+    assert next_step(cluster, [member(1)], stuck) == AddLearner("h3")
+
+
+def test_a_member_that_never_gets_its_vote_is_waited_for_where_no_other_host_could() -> None:
+    cluster = cluster_of(frozenset({1, 2, 3}), frozenset({1, 2}))
+    listed = [member(1), member(2, learner=True, started=False)]
+    assert isinstance(next_step(cluster, listed, Trouble(frozenset({listed[1].id}), frozenset({"h2"}))), Nothing)
+
+
+def test_how_long_a_member_has_no_vote_is_remembered() -> None:
+    now = 0.0
+    learners = Learners(lambda: now)
+    cluster = cluster_of(frozenset({1, 2}), frozenset({1, 2}))
+    listed = [member(1), member(2, learner=True)]
+    assert learners.trouble(cluster, listed) == NO_TROUBLE
+    now = STUCK_S + 1
+    assert learners.trouble(cluster, listed) == Trouble(frozenset({listed[1].id}), frozenset({"h2"}))
+    assert learners.trouble(cluster, [member(1)]) == Trouble(frozenset(), frozenset({"h2"}))

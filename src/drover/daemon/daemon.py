@@ -52,7 +52,7 @@ from drover.daemon.images import PeerImages, image_routes
 from drover.daemon.leader import Leadership
 from drover.daemon.member import StoreMember
 from drover.daemon.network_map import network_routes
-from drover.daemon.quorum_keeper import endpoints, keep_quorum
+from drover.daemon.quorum_keeper import Learners, endpoints, keep_quorum
 from drover.daemon.rebalancing import Rebalancer
 from drover.daemon.recovery import Recoverer
 from drover.daemon.shutdown import HostShutdown
@@ -132,6 +132,7 @@ class Daemon:
         self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
         self.evacuator = Evacuator(self.store, self.mirror, time.time)
         self.shutdown = HostShutdown(config.name, self.store, self.mirror, self.session, self.fence, time.time)
+        self.learners = Learners(time.monotonic)
         self.rebalancer = Rebalancer(self.store, self.mirror, time.time)
         self.eventlog = EventLog(self.store, self.mirror, time.time)
         duties = [
@@ -330,7 +331,7 @@ class Daemon:
 
     async def _keep_quorum(self) -> None:
         if self.config.store_managed:
-            await keep_quorum(self.store, self.mirror)
+            await keep_quorum(self.store, self.mirror, learners=self.learners)
 
     async def _renew_certificate(self) -> None:
         while True:

@@ -11,19 +11,22 @@ A pass may end anywhere: the next one begins by looking.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from drover.daemon.etcd_process import CLIENT_PORT, PEER_PORT, url
 from drover.decide.quorum import (
+    NO_TROUBLE,
     AddLearner,
     EtcdMember,
     Nothing,
     Promote,
     Remove,
     Step,
+    Trouble,
     endpoints,
+    host_of,
     next_step,
     record_changes,
 )
@@ -33,14 +36,39 @@ from drover.store.etcd_members import member_add, member_promote, member_remove,
 from drover.store.mirror import Mirror
 
 REACH_S = 2.0
+STUCK_S = 120.0
+"""How long a new member may take to get its vote before another host is asked: a large store takes a while to copy."""
 
 log = structlog.get_logger("drover.daemon.quorum")
 
 __all__ = ["endpoints", "keep_quorum"]
 
 
+class Learners:
+    """Remembers how long members have been without a vote, and on which hosts that ended badly."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """`now()` is in seconds of any clock that only grows."""
+        self._now = now
+        self._since: dict[str, float] = {}
+        self._hosts: set[str] = set()
+
+    def trouble(self, cluster: Cluster, listed: Sequence[EtcdMember]) -> Trouble:
+        """What is known now; `listed` are etcd's members."""
+        learners = {member.id: member for member in listed if member.learner}
+        self._since = {one: self._since.get(one, self._now()) for one in learners}
+        stuck = {one for one, since in self._since.items() if self._now() - since > STUCK_S}
+        owners = (host_of(cluster, learners[one]) for one in stuck)
+        self._hosts |= {host.name for host in owners if host is not None}
+        return Trouble(frozenset(stuck), frozenset(self._hosts))
+
+
 async def keep_quorum(
-    store: EtcdStore, mirror: Mirror, client_port: int = CLIENT_PORT, peer_port: int = PEER_PORT
+    store: EtcdStore,
+    mirror: Mirror,
+    client_port: int = CLIENT_PORT,
+    peer_port: int = PEER_PORT,
+    learners: Learners | None = None,
 ) -> Step:
     """One pass; returns the step that was taken, or `Nothing` and why. Call it again and again while leading.
 
@@ -48,10 +76,11 @@ async def keep_quorum(
     """
     listed = await members(store.http)
     await _align(store, mirror, listed, client_port)
-    step = next_step(mirror.cluster, listed)
+    trouble = learners.trouble(mirror.cluster, listed) if learners is not None else NO_TROUBLE
+    step = next_step(mirror.cluster, listed, trouble)
     if isinstance(step, Nothing):
         return step
-    if next_step(await store.snapshot(), listed) != step:
+    if next_step(await store.snapshot(), listed, trouble) != step:
         return Nothing("this host's picture of the cluster is not the newest; looking again")
     done = await _act(store, mirror.cluster, step, peer_port)
     if not isinstance(done, Nothing):

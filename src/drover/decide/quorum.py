@@ -8,6 +8,8 @@ relies on one before. The rules, in order; the first that has something to say w
     remove gone      a member's host was removed from the cluster             Remove, if a majority of the rest is alive
     settle learner   the learner is not needed, or its host is down           Remove (learners have no vote)
                      and another host could take its place
+                     it has not come so far for long, and another host        Remove: that host is the last to be asked
+                     could take its place
                      the learner runs                                         Promote
                      else                                                     Nothing: wait for it
     shrink           more voters than wanted, all of them alive               Remove the youngest host's
@@ -72,18 +74,31 @@ def majority(voters: int) -> int:
     return voters // 2 + 1
 
 
+class Trouble(msgspec.Struct, frozen=True):
+    """What whoever looks again and again has learned: `stuck` are ids of learners that have not come so far as to vote
+    for long; `hosts` had such a one."""
+
+    stuck: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+
+
+NO_TROUBLE = Trouble()
+
+
 class _Look:
     """What the rules ask of the cluster and etcd's members."""
 
-    def __init__(self, cluster: Cluster, members: Sequence[EtcdMember]) -> None:
+    def __init__(self, cluster: Cluster, members: Sequence[EtcdMember], trouble: Trouble) -> None:
         self.cluster = cluster
+        self.trouble = trouble
         self.voters = [member for member in members if not member.learner]
         self.learners = [member for member in members if member.learner]
         self.wanted = wanted_voters(len(cluster.hosts))
         self.gone = [member for member in members if host_of(cluster, member) is None]
         taken = {host.name for member in members if (host := _host_at(cluster, member.peer_url))}
         alive = [host for host in cluster.hosts.values() if host.name in cluster.alive]
-        self.candidates = sorted((h for h in alive if h.name not in taken), key=lambda host: host.index)
+        free = (host for host in alive if host.name not in taken)
+        self.candidates = sorted(free, key=lambda host: (host.name in trouble.hosts, host.index))
 
     def alive(self, member: EtcdMember) -> bool:
         host = host_of(self.cluster, member)
@@ -116,9 +131,9 @@ def _host_at(cluster: Cluster, peer_url: str) -> Host | None:
     return next((host for host in cluster.hosts.values() if host.address == address), None)
 
 
-def next_step(cluster: Cluster, members: Sequence[EtcdMember]) -> Step:
+def next_step(cluster: Cluster, members: Sequence[EtcdMember], trouble: Trouble = NO_TROUBLE) -> Step:
     """The next step towards the wanted members, or why there is none."""
-    look = _Look(cluster, members)
+    look = _Look(cluster, members, trouble)
     for rule in RULES:
         step = rule(look)
         if step is not None:
@@ -144,6 +159,8 @@ def _settle_learner(look: _Look) -> Step | None:
             if look.candidates:
                 return Remove(learner, f"its host at {host} is down and another host can take its place")
             return Nothing(f"waiting for the host at {host}, which is down, with a member that has no vote yet")
+        if learner.id in look.trouble.stuck and any(one.name not in look.trouble.hosts for one in look.candidates):
+            return Remove(learner, f"its host at {host} does not bring it up, and another host can take its place")
         if not learner.started:
             return Nothing(f"waiting for the new member at {host} to start")
         if not look.pair_in_sight(pending=1):
