@@ -54,5 +54,8 @@ bench: setup ## the budgets, measured (root); QUICK=1: in five minutes
 faults: setup ## hosts fail under load, ten times each, beside Swarm (root); ROUNDS=3: fewer; it goes on where it stopped
 	$(SUDO) $(PY) -m bench.faults $(if $(ROUNDS),--rounds $(ROUNDS))
 
+proof: setup ## a pgbench database moves around under load (root); KILL=1: its host dies
+	$(SUDO) $(PY) -m bench.database $(if $(KILL),--kill)
+
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

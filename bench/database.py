@@ -88,6 +88,9 @@ class Proof:
     def tell(self) -> None:
         """What the clients do, for whoever looks for what went wrong."""
         look = "ls /tmp; tail -3 /tmp/failed /tmp/acks; for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done"
+        print(
+            self.on("h2", "curl", "-s", "--unix-socket", str(self.lab.host("h2").drover_socket), "http://drover/moves")
+        )
         for name in ("load", "acks"):
             print(self.inside(name, "sh", "-c", f"{look}; cat /proc/net/tcp"), flush=True)
 
@@ -109,6 +112,12 @@ class Proof:
         for name, script in (("acks", ACKS), ("load", LOAD)):
             self.on("h3", *run, "--name", name, "-e", "constraint:host==h3", "postgres:15", "bash", "-c", script)
         self.until(lambda: len(self.acknowledged()) > 20 and self.transactions() > 20, "the first commits")
+
+    def last_move(self) -> dict[str, Any]:
+        """The database's last move, as the API shows it."""
+        socket = str(self.lab.host("h2").drover_socket)
+        listed = self.asked("curl", "-s", "--unix-socket", socket, "http://drover/moves")
+        return next(one for one in listed if one["name"] == "db")
 
     def ready(self) -> bool:
         said = self.on("h2", "docker", "exec", "db", "pg_isready", "-h", "127.0.0.1", check=False)
@@ -143,7 +152,11 @@ class Proof:
 def move(proof: Proof, target: str) -> dict[str, Any]:
     """One move under load: what travelled, how long each part took, and the longest wait for a commit."""
     begin = time.time()
-    shown = proof.asked("drover", "move", "db", "--to", target, "--json")
+    proof.on("h2", "drover", "move", "db", "--to", target, "--detach")
+    proof.until(lambda: proof.last_move()["phase"] in ("done", "aborted"), f"the end of the move to {target}")
+    shown = proof.last_move()
+    if shown["phase"] == "aborted":
+        raise SystemExit(f"not moved: {shown['why']}")
     count = len(proof.acknowledged())
     proof.until(lambda: len(proof.acknowledged()) > count + 10, f"commits on {target}")
     ends = [end for _, _, end in proof.acknowledged() if end > begin - 1]

@@ -33,6 +33,8 @@ from drover.store.memory import MemoryCluster, MemoryStore
 from drover.store.mirror import Mirror
 
 CID = "c" * 64
+NET = "d" * 64
+APP = r.Network(id=NET, name="app", body="{}", subnet="10.44.0.0/16", gateway="10.44.0.1", vni=7)
 HOSTS = ("h1", "h2", "h3")
 DEADLINE_S = 60.0
 
@@ -55,6 +57,7 @@ class SimHost:
         self.disk = FakeVolumes()
         self.insides = FakeInsides()
         self.backups = FakeBackups(self.disk.read_at, self.disk.write_at)
+        self.network = FakeNetwork()
         self.store: MemoryStore = world.shared.client()
         self.mirror = Mirror(self.store)
         self.linked = True
@@ -66,7 +69,7 @@ class SimHost:
         streams = Streams(self)
         drivers = Drivers(
             self.engine,
-            FakeNetwork("10.0.0.1"),
+            self.network,
             catalog,
             NoImages(),
             streams,
@@ -168,7 +171,7 @@ class MoveWorld:
         """Make and start the container on h1; `anonymous`: paths with an anonymous volume each."""
         binds = [f"{name}:/{name}" for name in volumes]
         body: dict[str, object] = {"Image": "busybox:latest", "Cmd": ["sleep", "infinity"]}
-        body |= {"HostConfig": {"Binds": binds}, "Volumes": {path: {} for path in anonymous}}
+        body |= {"HostConfig": {"Binds": binds, "NetworkMode": "app"}, "Volumes": {path: {} for path in anonymous}}
         record = r.Container(
             id=CID,
             name="db",
@@ -181,6 +184,9 @@ class MoveWorld:
             put(r.key("containers", CID), record),
             put(r.key("names", "db"), r.Name(id=CID)),
             put(r.key("placements", CID), r.Placement(container=CID, host="h1")),
+            put(r.key("networks", NET), APP),
+            put(r.key("network_names", "app"), r.Name(id=NET)),
+            put(r.key("addresses", NET, "10.44.0.2"), r.Address(network=NET, ip="10.44.0.2", container=CID)),
         ]
         made += [
             put(r.key("volumes", name), r.Volume(**{"name": name, "body": "", "host": "h1", **volume}))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from move_world import CID, MoveWorld, on_virtual_time
 
-from drover.errors import DroverError
+from drover.errors import DroverError, Unavailable
 from drover.model import records as r
 from drover.model.cluster import put
 
@@ -108,6 +108,21 @@ def test_a_container_with_an_anonymous_volume_stays_and_says_why() -> None:
     on_virtual_time(scene, anonymous=("/cache",))
 
 
+def test_its_new_connections_are_parked_before_it_stops_and_before_it_is_handed_over() -> None:
+    async def scene(world: MoveWorld) -> None:
+        source, target = world.hosts["h1"], world.hosts["h2"]
+        await world.begin("h2")
+        seen = set()
+        while (phase := world.cluster.moves[CID].phase) not in ("done", "aborted"):
+            seen.add((phase, source.running() is not None, bool(source.network.parked), bool(target.network.parked)))
+            await asyncio.sleep(0.01)
+        assert {parked for phase, _, *parks in seen if phase == "copying" for parked in parks} == {False}
+        assert {parked for _, running, parked, _ in seen if not running} == {True}
+        assert {(here, there) for phase, _, here, there in seen if phase == "handed"} == {(True, True)}
+
+    on_virtual_time(scene, SLOW_S)
+
+
 async def _target_agent_dies(world: MoveWorld) -> None:
     await world.hosts["h2"].kill_agent()
     await asyncio.sleep(1)
@@ -165,7 +180,38 @@ async def _somebody_cancels(world: MoveWorld) -> None:
         assert world.cluster.moves[CID].phase in ("handed", "done")
 
 
+async def _target_disk_is_full(world: MoveWorld) -> None:
+    here = world.hosts["h2"]
+    here.disk.full = here.insides.full = True
+    await asyncio.sleep(1)
+    here.disk.full = here.insides.full = False
+
+
+async def _target_disk_refuses(world: MoveWorld) -> None:
+    for method in ("receive", "promote"):
+        world.hosts["h2"].disk.fail_next(method, DroverError("no space left on device"))
+    world.hosts["h2"].insides.fail_next("install", DroverError("no space left on device"))
+
+
+async def _source_disk_refuses(world: MoveWorld) -> None:
+    for method in ("snapshot", "demote", "promote"):
+        world.hosts["h1"].disk.fail_next(method, DroverError("no space left on device"))
+    world.hosts["h1"].insides.fail_next("send", DroverError("input/output error"))
+
+
+async def _source_disk_is_slow(world: MoveWorld) -> None:
+    """Its calls, those under way excepted, take longer than a cut connection is tried again."""
+    world.hosts["h1"].insides.fail_next("send", Unavailable("the other host was silent for too long"))
+    world.hosts["h1"].disk.slow_s = 0.7
+    await asyncio.sleep(2)
+    world.hosts["h1"].disk.slow_s = SLOW_S
+
+
 ACCIDENTS: list[Accident] = [
+    _target_disk_is_full,
+    _target_disk_refuses,
+    _source_disk_refuses,
+    _source_disk_is_slow,
     _target_agent_dies,
     _source_agent_dies,
     _both_agents_die,

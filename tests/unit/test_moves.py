@@ -142,6 +142,10 @@ def tied(**fields: object) -> list[Change]:
     return container(1, "db", "h1", host_config(**{"Binds": ["data:/d"], **fields}))
 
 
+def engine(name: str, **facts: object) -> list[Change]:
+    return host(name, facts={**DRIVERS["facts"], **facts})
+
+
 def made(**fields: object) -> list[Change]:
     return [put("volumes/data", r.Volume(**{"name": "data", "body": "", "host": "h1", **fields}))]
 
@@ -155,6 +159,11 @@ REFUSALS = [
     (scene("done", tied(AutoRemove=True)), "h2", Conflict, "removes itself"),
     (scene("done", tied(Binds=["/etc:/e"])), "h2", Conflict, "host path /etc"),
     (scene("done", tied(NetworkMode="container:web")), "h2", Conflict, "must stay with container web"),
+    (scene("done", engine("h2", storage_driver="vfs")), "h2", Conflict, "h2 has the storage driver vfs"),
+    (scene("done", engine("h1", log_driver="journald"), engine("h2", log_driver="journald")), "h2",
+     Conflict, "kept by journald on h1"),
+    (scene("done", tied(LogConfig={"Type": "syslog"}), engine("h1", log_driver="local")), "h2",
+     Conflict, "kept by syslog on h1"),
     (scene("done", made(driver="zfs")), "h2", Conflict, "zfs"),
     (scene("done", made(body='{"DriverOpts": {"type": "nfs"}}')), "h2", Conflict, "engine's own options"),
 ]  # fmt: skip
@@ -164,6 +173,19 @@ REFUSALS = [
 def test_what_cannot_be_moved_says_why(cluster: Cluster, target: str, kind: type[DroverError], words: str) -> None:
     with pytest.raises(kind, match=words):
         begin(cluster, target)
+
+
+def test_what_cannot_go_along_stays_behind_on_request() -> None:
+    engines = engine("h2", storage_driver="vfs", log_driver="local")
+    cluster = scene("done", tied(LogConfig={"Type": "journald"}), engines)
+    asked = moves.Asked(target="h2", leave=("layer", "log"))
+    commit = moves.begin_container(cluster, cluster.containers[DB], asked, 5.0)
+    assert cluster.apply(9, commit.changes).moves[DB].leave == ("layer", "log")
+
+
+def test_a_log_that_nobody_keeps_is_no_hindrance() -> None:
+    assert begin(scene("done", tied(LogConfig={"Type": "none"}))).leave == ("log",)
+    assert begin(scene("done", tied(LogConfig={"Type": "local"}))).leave == ()
 
 
 def test_a_volume_alone_moves_only_unused() -> None:

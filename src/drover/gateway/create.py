@@ -20,7 +20,7 @@ import msgspec
 from drover.decide.converge import network_id
 from drover.decide.default_network import predefined_ids
 from drover.decide.grace import Wanted, claim
-from drover.decide.moves import Asked, begin_volume, move_of_volume, settled, volume_record
+from drover.decide.moves import Asked, begin_volume, move_of_volume, settled, volume_key, volume_record
 from drover.decide.overlay import is_overlay
 from drover.decide.removal import container_removal
 from drover.decide.resolve import resolve_network
@@ -285,7 +285,7 @@ async def _answer(ctx: Context, container: str) -> r.Answer:
             return _made(cluster, container) or (_progress(cluster, container) != before and "progress") or None
 
         missing = f"host {ctx.cluster.host_of(container)} to create the container" + (progress and f" ({progress})")
-        keys = [*watched(ctx.cluster, container), "move_facts"]
+        keys = [*watched(ctx.cluster, container), "move_facts", "moves"]
         found = await ctx.mirror.until(look, CREATE_DEADLINE_S, missing, keys=keys)
         if isinstance(found, r.Answer):
             return found
@@ -302,8 +302,8 @@ def _progress(cluster: Cluster, container: str) -> str:
 
 
 def _made(cluster: Cluster, container: str) -> r.Answer | None:
-    """The answer to order 1. Raises `Conflict` if the container was removed meanwhile, `Unavailable` if its host is
-    lost."""
+    """The answer to order 1. Raises `Conflict` if the container was removed meanwhile or a volume cannot be brought to
+    it, `Unavailable` if its host is lost."""
     if container not in cluster.containers:
         raise Conflict(f"container {container[:12]} was removed while it was being created")
     facts = cluster.facts_of(container)
@@ -312,7 +312,21 @@ def _made(cluster: Cluster, container: str) -> r.Answer | None:
     if facts is not None and facts.answer.number > 1:
         return r.Answer(number=1, status=201)
     raise_if_lost(cluster, container, "create")
+    _raise_if_not_brought(cluster, container)
     return None
+
+
+def _raise_if_not_brought(cluster: Cluster, container: str) -> None:
+    """The host would wait for the volume for ever: its move, which this create began, has failed."""
+    host = cluster.host_of(container)
+    for name in parse_spec(cluster.containers[container].body).volume_names:
+        move, volume = cluster.moves.get(volume_key(name)), cluster.volumes.get(name)
+        elsewhere = volume is not None and volume.host not in ("", host)
+        if elsewhere and move is not None and move.target == host and move.phase in ("aborting", "aborted"):
+            raise Conflict(
+                f"volume {name} could not be brought from {move.source} to {host}: {move.why}",
+                hint=f"put that right and try again, or run it on {move.source}",
+            )
 
 
 async def _undo(ctx: Context, container: str) -> None:
