@@ -1,8 +1,8 @@
 """What a move costs: copying a volume whole and by its difference, and how long a container stands still.
 
     row            figure                                                        peer
-    whole          bytes per second of the rounds of a volume's first move       the same file through one TCP connection,
-                                                                                 from disk to synchronised disk
+    whole          bytes per second of the rounds of a volume's first move       the same file through one connection,
+                                                                                 to a synchronised disk
     difference     a move's rounds after 1 MB of the volume has changed          -
     standstill     from the stop of a small container to its start elsewhere     -
 
