@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from bench import calls, clients, daemon, deploy, images, labup, many, moves, overlay, run, streams
+from bench import calls, clients, daemon, deploy, images, labup, many, moves, overlay, replication, run, streams
 from bench.bed import FULL, QUICK, Bed
 from bench.frame import Report, Row
 
@@ -31,6 +31,7 @@ GROUPS: Mapping[str, Callable[[Bed], Iterator[Row]]] = {
     "many": many.rows,
     "deploy": deploy.rows,
     "moves": moves.rows,
+    "replication": replication.rows,
 }
 
 

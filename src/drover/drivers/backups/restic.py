@@ -56,7 +56,7 @@ class Restic:
         async for line in self._lines(self._there(root, volume, self._restic(repository, "--json", *argv))):
             if line.message_type == "status":
                 told(f"{line.percent_done:.0%}")
-            identity = line.snapshot_id or identity
+            identity = line.snapshot_id[:8] or identity
         if not identity:
             raise DroverError(f"restic made no backup of volume {volume} and did not say why")
         return identity
@@ -81,7 +81,7 @@ class Restic:
         argv = self._restic(repository, "--json", "snapshots", "--tag", f"volume={volume}")
         answer = await run(*argv, environment=self._environment())
         found = msgspec.json.decode(answer or "[]", type=list[_Snapshot] | None) or []
-        return sorted((Kept(one.id[:12], one.time.timestamp()) for one in found), key=lambda one: one.at)
+        return sorted((Kept(one.id[:8], one.time.timestamp()) for one in found), key=lambda one: one.at)
 
     # -- running -------------------------------------------------------------------------------------------------
 
