@@ -13,7 +13,7 @@ from move_world import CID, MoveWorld, SimHost, on_virtual_time
 from drover.decide import fills
 from drover.decide.moves import Commit
 from drover.decide.replicas import spare, successor
-from drover.errors import Conflict, DroverError, NotFound
+from drover.errors import Conflict, DroverError, NotFound, Unavailable
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
 from drover.model.snapshots import label_of, next_id
@@ -235,6 +235,19 @@ async def _backed_up(world: MoveWorld) -> None:
 
     await _commit(world, plan)
     await world.until(lambda now: any(one.backup.asked == 1 for one in now.volume_facts.values()))
+
+
+def test_an_import_that_was_cut_waits_for_another_and_starts_nothing() -> None:
+    async def scene(world: MoveWorld) -> None:
+        life = world.hosts["h1"].agent.actor.life
+        await _commit(world, lambda cluster: fills.imported(cluster, "new", "h1", clock.wall_now()))
+        await _commit(world, lambda cluster: fills.imported(cluster, "new", "h1", clock.wall_now()))
+        await world.hosts["h1"].mirror.until(lambda now: "new" in now.volumes, 60.0, "the volume")
+        with pytest.raises(Unavailable, match="waits for its import"):
+            await life.fill("new")
+        assert "new" not in world.hosts["h1"].disk.present
+
+    on_virtual_time(scene)
 
 
 def test_a_backup_that_fails_says_so_and_the_next_one_is_tried() -> None:

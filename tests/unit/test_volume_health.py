@@ -8,6 +8,7 @@ from cluster_factory import container, host, host_config, volume, without, world
 
 from drover.decide import replicas
 from drover.decide.backups import RETRY_S, backup_due
+from drover.decide.moves import unmovable
 from drover.decide.volume_health import left_behind, pool_doubts, refuse_sync, volume_doubts
 from drover.decide.volume_space import no_room
 from drover.errors import Invalid
@@ -115,6 +116,15 @@ def test_room_is_what_is_above_the_headroom() -> None:
     assert no_room(cluster, "h1", "btrfs", GIB) == ""
     assert no_room(cluster, "h1", "btrfs", 2 * GIB) == "has 1.8 GiB left for the driver btrfs, and 2 GiB are needed"
     assert no_room(cluster, "h2", "btrfs", 2 * GIB) == ""
+
+
+def test_a_host_without_room_for_it_is_no_target() -> None:
+    tight = scene(space("h3", GIB), facts={"size_bytes": 2 * GIB})
+    tight = tight.apply(tight.revision + 1, host("h3", **DRIVERS))
+    assert unmovable(tight, tight.volumes["data"], "h3") == (
+        "host h3 has 819.2 MiB left for the driver btrfs, and 2 GiB are needed by volume data"
+    )
+    assert unmovable(tight, tight.volumes["data"], "h2") == ""
 
 
 def test_volumes_of_one_container_go_together() -> None:

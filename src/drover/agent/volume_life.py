@@ -20,7 +20,7 @@ from drover.decide.moves import Commit
 from drover.drivers.backups.port import Backups
 from drover.drivers.volumes import archive
 from drover.drivers.volumes.port import VolumeDriver
-from drover.errors import Conflict, DroverError, Invalid, MissingTool, NotFound
+from drover.errors import Conflict, DroverError, Invalid, MissingTool, NotFound, Unavailable
 from drover.model import records as r
 from drover.model.snapshots import label_of, next_id
 from drover.store.mirror import Mirror
@@ -92,6 +92,8 @@ class VolumeLife:
         volume = self._keeper.held(name)
         if volume.filling is None:
             return
+        if volume.filling.kind == "import":
+            raise Unavailable(f"volume {name} waits for its import", hint=f"drover volume import {name} FILE")
         try:
             async with self._emptied(volume) as driver:
                 await self._make(volume, volume.filling, driver)

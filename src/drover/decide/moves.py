@@ -30,6 +30,7 @@ import msgspec
 
 from drover.decide import steps as s
 from drover.decide.health import NOTHING_NEW, host_state
+from drover.decide.volume_space import no_room
 from drover.errors import Conflict, DroverError, Invalid, NotFound, Unavailable
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, delete, put
@@ -343,6 +344,18 @@ def _refuse_volume(cluster: Cluster, name: str, container: str, source: str, tar
         raise Conflict(
             f"host {target} does not offer the volume driver {driver} that volume {name} has: it offers {offered}",
             hint="give it a pool with `drover init --volume-pool`, or move it to another host",
+        )
+    _refuse_space(cluster, volume, target)
+
+
+def _refuse_space(cluster: Cluster, volume: r.Volume, target: str) -> None:
+    """A target without a copy needs space for all of it."""
+    held = cluster.volume_facts.get(f"{volume.host}/{volume.name}")
+    there = cluster.volume_facts.get(f"{target}/{volume.name}")
+    needed_bytes = 0 if held is None or (there is not None and there.snapshots) else held.size_bytes
+    if needed_bytes and (lacking := no_room(cluster, target, driver_of(cluster, volume), needed_bytes)):
+        raise Conflict(
+            f"host {target} {lacking} by volume {volume.name}", hint="make space there, or take another host"
         )
 
 
