@@ -48,7 +48,7 @@ MOVES = int(os.environ.get("DROVER_NET_MOVES", "2"))
 ROUNDS = int(os.environ.get("DROVER_NET_ROUNDS", "4"))
 NETWORKS = ("red", "green", "blue")
 SERVER = "hostname > /index.html; exec httpd -f -p 80 -h /"
-LISTENS = "grep -q ':0050 ' /proc/net/tcp"
+LISTENS = "cat /proc/net/tcp /proc/net/tcp6 | grep -q ':0050 .* 0A '"
 HEALTH = ("--health-cmd", LISTENS, "--health-interval", "500ms", "--health-retries", "1")
 
 
@@ -242,10 +242,12 @@ def test_a_service_is_balanced_while_its_containers_change(world: Cluster, tmp_p
     argv = world.inside("client", sys.executable, "-c", CONNECT, address, str(CONNECTIONS), str(stop))
     client = world.host_of("client").argv(argv)
     with subprocess.Popen(client, stdout=subprocess.PIPE, text=True) as rolling:
-        for number in range(CHANGES):
-            world.docker("restart", names[number % len(names)])
-            _wait_for_backends(world, address, 3)
-        stop.touch()
+        try:
+            for number in range(CHANGES):
+                world.docker("restart", names[number % len(names)])
+                _wait_for_backends(world, address, 3)
+        finally:
+            stop.touch()
         assert rolling.stdout is not None
         during = msgspec.json.decode(rolling.stdout.read(), type=Outcome)
     steady = _connections(world, address, STEADY)
