@@ -44,6 +44,11 @@ def test_only_hosts_that_are_to_be_emptied_and_live_are() -> None:
     assert emptied_hosts(made) == ["h2", "h3"]
 
 
+@pytest.mark.parametrize("scheduling", ["active", "pause"])
+def test_a_host_that_is_not_to_be_emptied_keeps_what_it_has(scheduling: str) -> None:
+    assert evacuation(cluster_of(running(1, "web"), scheduling=scheduling), "h1", NOW) == Evacuation()
+
+
 def test_containers_and_unused_volumes_leave_and_the_others_share_them() -> None:
     found = evacuation(cluster_of(running(1, "web"), running(2, "db"), volume("old", "h1")), "h1", NOW)
     assert [item.state for item in found.items] == ["moving"] * 3

@@ -74,7 +74,9 @@ def emptied_hosts(cluster: Cluster) -> list[str]:
 
 
 def evacuation(cluster: Cluster, host: str, now: float) -> Evacuation:
-    """The verdicts on all that is on `host`; `now` in seconds since the Unix epoch."""
+    """The verdicts on all that is on `host`, none if it is not to be emptied; `now` in seconds since the Unix epoch."""
+    if cluster.hosts[host].scheduling not in EMPTIED:
+        return Evacuation()
     return _Emptying(cluster, host, now).run()
 
 
