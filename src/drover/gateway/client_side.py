@@ -25,9 +25,10 @@ from drover.gateway.answers import CONTINUE, LAST_CHUNK, chunk, error_reply, has
 from drover.gateway.call import Call, Outcome, Relay, Reply, ResponseHook
 from drover.gateway.intake import Intake
 from drover.gateway.pipes import BUFFER_BYTES, Flow, on_unix_socket, peer_gone, peer_identity
+from drover.gateway.receiving import Receiving, pass_on
 from drover.gateway.relay import Relaying
 from drover.gateway.targets import read_target
-from drover.wire.bodies import request_framing
+from drover.wire.bodies import Data, request_framing
 from drover.wire.heads import BadMessage, RequestHead, RequestReader
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ LINGER_S = 2.0
 log = structlog.get_logger()
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Receiving):
     """The server's side of one client connection; `Client` of `gateway.relay`."""
 
     intake: Intake
@@ -67,13 +68,13 @@ class ClientConnection(asyncio.Protocol):
         self.intake = Intake(Flow(self._wire), self._refuse)
         self._server.opened(self)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: Data) -> None:
         if self._closing:
             return
         if self._task is not None:
             self.intake.feed(data)
         else:
-            self._read_head(data)
+            self._read_head(bytes(data))
 
     def eof_received(self) -> bool:
         self.ended = True
@@ -85,8 +86,7 @@ class ClientConnection(asyncio.Protocol):
             self._relaying.client_ended(gone)
         elif gone:
             self._abort()
-        # TLS in asyncio has no half-close: it closes the connection whatever is returned, and warns about True.
-        return self._wire is not None and self._wire.get_extra_info("ssl_object") is None
+        return True
 
     def _gone(self) -> bool:
         """Whether the client, having ended its direction, is taken not to read either: what a Unix socket knows;
@@ -290,14 +290,14 @@ class ClientConnection(asyncio.Protocol):
 
     # Writing and closing.
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Data) -> None:
         """Bytes of a response."""
         self._answered = True
         self._write(data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: Data) -> None:
         if self._wire is not None and not self._closing and not self._wire.is_closing():
-            self._wire.write(data)
+            pass_on(self._wire, data)
 
     def send_eof(self) -> None:
         """End this direction, if the transport can (TLS cannot: it closes when the exchange ends)."""

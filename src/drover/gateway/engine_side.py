@@ -18,7 +18,8 @@ from typing import Protocol, cast
 
 from drover.errors import DroverError, Unavailable
 from drover.gateway.pipes import BUFFER_BYTES, Flow
-from drover.wire.bodies import Body, Sink, becomes_tunnel, response_framing
+from drover.gateway.receiving import Receiving, pass_on
+from drover.wire.bodies import Body, Data, Sink, becomes_tunnel, response_framing
 from drover.wire.heads import BadMessage, RequestHead, ResponseHead, ResponseReader
 
 SETTLE_S = 0.002
@@ -31,10 +32,10 @@ class Receiver(Protocol):
 
     def response_head(self, head: ResponseHead, tunnel: bool) -> Sink | None:
         """A complete head (interim ones too). A returned sink gets the body's payload instead of `response_data`
-        getting the body's bytes as they came."""
+        getting the body's bytes as they came, in views that hold until it returns."""
         ...
 
-    def response_data(self, data: bytes) -> None: ...
+    def response_data(self, data: Data) -> None: ...
 
     def response_flush(self) -> None:
         """All that arrived together has been handed over: what is held back to be sent in one piece must go now."""
@@ -54,7 +55,7 @@ class Receiver(Protocol):
         ...
 
 
-class EngineConnection(asyncio.Protocol):
+class EngineConnection(Receiving):
     """The connection; `host` is whose engine it leads to, `on_lost` is called once when it is gone."""
 
     def __init__(self, host: str, on_lost: Callable[[EngineConnection], None]) -> None:
@@ -87,9 +88,9 @@ class EngineConnection(asyncio.Protocol):
         self.uses += 1
         self.write(raw_head)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         if self._wire is not None and not self._half_closed and not self._wire.is_closing():
-            self._wire.write(data)
+            pass_on(self._wire, data)
 
     def write_eof(self) -> None:
         """End this direction; the connection cannot be used again afterwards."""
@@ -133,7 +134,7 @@ class EngineConnection(asyncio.Protocol):
         self._wire.set_write_buffer_limits(high=BUFFER_BYTES)
         self._flow = Flow(self._wire)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: Data) -> None:
         self.answered = True
         try:
             while data and self._receiver is not None:
@@ -145,23 +146,23 @@ class EngineConnection(asyncio.Protocol):
         if data and self._receiver is None:
             self.abort()
 
-    def _take(self, data: bytes) -> bytes:
+    def _take(self, data: Data) -> Data:
         """Pass on what belongs to the current part of the response; returns the rest."""
         if self._settling is not None:
-            self._settling.append(data)
+            self._settling.append(bytes(data))
             return b""
         if self._tunnel:
             self._to_receiver(data)
             return b""
         if self._body is None:
-            return self._take_head(data)
+            return self._take_head(bytes(data))
         used = self._body.feed(data)
         if self._raw:
             self._to_receiver(data if used == len(data) else data[:used])
         self._finish_if_done()
         return data[used:]
 
-    def _to_receiver(self, data: bytes) -> None:
+    def _to_receiver(self, data: Data) -> None:
         if self._receiver is not None:
             self._receiver.response_data(data)
 

@@ -19,14 +19,14 @@ from collections.abc import Callable
 
 from drover.errors import Invalid
 from drover.gateway.pipes import Flow
-from drover.wire.bodies import Body, Framing, Mode
+from drover.wire.bodies import Body, Data, Framing, Mode
 from drover.wire.heads import BadMessage
 
 HOLD_BYTES = 64 * 1024
 DISCARD_BYTES = 256 * 1024
 """An unwanted body up to this declared length is read and dropped to keep the connection."""
 
-Write = Callable[[bytes], None]
+Write = Callable[[Data], None]
 
 
 class Intake:
@@ -39,7 +39,7 @@ class Intake:
         self._body: Body | None = None
         self._write: Write | None = None
         self._tunnel = False
-        self._pending = b""
+        self._pending: Data = b""
         self._engine_full = False
         self._ended = False
         self._complete: asyncio.Future[None] | None = None
@@ -78,15 +78,16 @@ class Intake:
         """What has arrived of the next request."""
         pending, self._pending = self._pending, b""
         self._regulate()
-        return pending
+        return bytes(pending)
 
-    def feed(self, data: bytes) -> None:
-        """Bytes from the client."""
+    def feed(self, data: Data) -> None:
+        """Bytes from the client; what is not passed on at once is copied."""
         if self._tunnel and self._write is not None:
             self._write(data)
             return
-        self._pending = self._pending + data if self._pending else data
+        self._pending = b"".join((self._pending, data)) if self._pending else data
         self._pump()
+        self._pending = bytes(self._pending)
 
     def end(self) -> None:
         """The client has ended its direction."""
@@ -168,7 +169,8 @@ class Intake:
             self._broken(BadMessage("the connection ended in the middle of the body"))
 
     def _hand_on(self, body: Body) -> None:
-        pending, self._pending = self._pending, b""
+        pending: Data = self._pending
+        self._pending = b""
         used = body.feed(pending)
         if self._write is not None and used:
             self._write(pending if used == len(pending) else pending[:used])

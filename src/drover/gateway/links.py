@@ -26,10 +26,10 @@ from drover.gateway.engine_side import EngineConnection
 from drover.gateway.pipes import FramedPipe, connect_unix
 from drover.gateway.pool import Pool
 from drover.gateway.questions import Answer, Stream, question
+from drover.gateway.secure import connect_tls
 
 CONNECT_DEADLINE_S = 8.0
 """A host that is alive may be busy; one that is dead is known to be soon, and `host_lost` ends the waiting then."""
-SHUTDOWN_DEADLINE_S = 2.0
 IDLE_S = 60.0
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -153,13 +153,9 @@ class EngineLinks:
                 if address is None:
                     await connect_unix(connection, self._socket_path)
                     return
-                await asyncio.get_running_loop().create_connection(
-                    lambda: FramedPipe(connection),
-                    *address,
-                    ssl=self._tls,
-                    server_hostname=self._server_hostname(host),
-                    ssl_shutdown_timeout=SHUTDOWN_DEADLINE_S,
-                )
+                if self._tls is None:
+                    raise _unreachable(host, "this daemon has no certificate for it")
+                await connect_tls(FramedPipe(connection), address, self._tls, self._server_hostname(host))
         except TimeoutError as error:
             self._refuse_if_down(host)
             raise _unreachable(host, f"no connection within {CONNECT_DEADLINE_S:g} s") from error

@@ -21,12 +21,17 @@ import socket
 import struct
 from typing import Any, cast
 
-from drover.wire.frames import END, FRAME_LIMIT_BYTES, FrameDecoder, frame
+from drover.gateway.receiving import Receiving, pass_on
+from drover.gateway.secure import RECORD_BYTES
+from drover.wire.bodies import Data
+from drover.wire.frames import END, FRAME_LIMIT_BYTES, FrameDecoder, frame, header
 from drover.wire.heads import BadMessage
 
 BUFFER_BYTES = 1024 * 1024
 """How much may wait in a transport's write buffer before the other side is no longer read."""
 QUEUE_FULL_PAUSE_S = 0.005
+_FIRST_BYTES = RECORD_BYTES - len(END)
+"""What shares a TLS record with the head of its frame."""
 
 
 def peer_gone(transport: asyncio.BaseTransport) -> bool:
@@ -59,7 +64,7 @@ def peer_identity(transport: asyncio.BaseTransport) -> str:
     return f"cn:{names[0]}" if names else ""
 
 
-async def connect_unix(protocol: asyncio.Protocol, path: str) -> None:
+async def connect_unix(protocol: asyncio.BaseProtocol, path: str) -> None:
     """Connect `protocol` to a Unix socket, waiting while the listener's queue is full.
 
     The loops' own way takes EAGAIN for a connection in progress, which a Unix socket never has, and yields a
@@ -84,10 +89,10 @@ def _connected(sock: socket.socket, path: str) -> bool:
     return True
 
 
-class FramedPipe(asyncio.Transport, asyncio.Protocol):
+class FramedPipe(asyncio.Transport, Receiving):
     """A transport with half-close for the protocol `upper`, over the TLS transport it is the protocol of."""
 
-    def __init__(self, upper: asyncio.Protocol) -> None:
+    def __init__(self, upper: Receiving) -> None:
         super().__init__()
         self.upper = upper
         self._below: asyncio.Transport | None = None
@@ -107,7 +112,7 @@ class FramedPipe(asyncio.Transport, asyncio.Protocol):
         self._below.set_write_buffer_limits(high=BUFFER_BYTES)
         self.upper.connection_made(self)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: Data) -> None:
         had_ended = self._decoder.ended
         try:
             pieces = self._decoder.feed(data)
@@ -144,8 +149,14 @@ class FramedPipe(asyncio.Transport, asyncio.Protocol):
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if self._end_sent or self._transport.is_closing():
             return
-        for at in range(0, len(data), FRAME_LIMIT_BYTES):
-            self._transport.write(frame(bytes(data[at : at + FRAME_LIMIT_BYTES])))
+        whole = memoryview(data)
+        if len(whole) <= _FIRST_BYTES:
+            self._transport.write(frame(whole))
+            return
+        for at in range(0, len(whole), FRAME_LIMIT_BYTES):
+            piece = whole[at : at + FRAME_LIMIT_BYTES]
+            self._transport.write(b"".join((header(len(piece)), piece[:_FIRST_BYTES])))
+            self._transport.write(piece[_FIRST_BYTES:])
 
     def can_write_eof(self) -> bool:
         return True
@@ -204,7 +215,7 @@ class Flow:
         self.pause(False)
 
 
-class SpliceEnd(asyncio.Protocol):
+class SpliceEnd(Receiving):
     """One side of a splice. What comes before the other side is connected waits, unread, in the kernel."""
 
     def __init__(self) -> None:
@@ -235,13 +246,13 @@ class SpliceEnd(asyncio.Protocol):
         if self._other is None:
             self._flow.pause()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: Data) -> None:
         if self._other is not None:
             self._other._write(data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: Data) -> None:
         if self._transport is not None and not self._lost:
-            self._transport.write(data)
+            pass_on(self._transport, data)
 
     def eof_received(self) -> bool:
         self._ended = True

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from drover.errors import DroverError, EngineError, Unavailable
 from drover.gateway.call import EngineResponse, Headers
 from drover.gateway.engine_side import EngineConnection
-from drover.wire.bodies import Sink
+from drover.wire.bodies import Data, Sink
 from drover.wire.heads import RequestHead, ResponseHead, index_of, render
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
@@ -81,7 +81,7 @@ class Answer:
             return
         self._pieces.append(piece)
 
-    def response_data(self, data: bytes) -> None:
+    def response_data(self, data: Data) -> None:
         # Everything wanted comes through `_collect`; bytes of an unexpected tunnel are dropped.
         return
 
@@ -145,9 +145,12 @@ class Stream:
     def response_head(self, head: ResponseHead, tunnel: bool) -> Sink | None:
         if not head.interim:
             self._status = head.status
-        return self.response_data
+        return self._queued
 
-    def response_data(self, data: bytes) -> None:
+    def response_data(self, data: Data) -> None:
+        self._queued(bytes(data))
+
+    def _queued(self, data: bytes) -> None:
         self._queue.append(data)
         self._waiting_bytes += len(data)
         self._connection.pause_reading(self._waiting_bytes > QUEUE_BYTES)

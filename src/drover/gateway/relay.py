@@ -27,7 +27,7 @@ from drover.gateway.engine_side import EngineConnection
 from drover.gateway.intake import Intake
 from drover.gateway.links import EngineLinks
 from drover.gateway.pipes import peer_gone
-from drover.wire.bodies import Mode, Sink, response_framing
+from drover.wire.bodies import Data, Mode, Sink, response_framing
 from drover.wire.heads import RequestHead, ResponseHead, render, without
 
 
@@ -38,7 +38,7 @@ class Client(Protocol):
     ended: bool
     """Whether the client has ended its direction."""
 
-    def send(self, data: bytes) -> None: ...
+    def send(self, data: Data) -> None: ...
 
     def send_eof(self) -> None: ...
 
@@ -189,9 +189,9 @@ class Relaying:
         if data:
             self._client.send(data)
 
-    def response_data(self, data: bytes) -> None:
+    def response_data(self, data: Data) -> None:
         if self._unsent:
-            data, self._unsent = self._unsent + data, b""
+            data, self._unsent = b"".join((self._unsent, data)), b""
         self._client.send(data)
 
     def response_flush(self) -> None:

@@ -5,7 +5,8 @@ on a connection is `client_side`'s, what a call means is the handler's, how to r
 
 | part | module |
 |---|---|
-| accepting clients | `accepting` |
+| accepting clients; TLS | `accepting`, `secure` |
+| the buffer that all connections read into | `receiving` |
 | a client's connection, its requests one after another | `client_side` |
 | a request's body: held, read, relayed, discarded | `intake` |
 | an exchange with an engine | `relay`, `edits` |
@@ -25,7 +26,7 @@ from pathlib import Path
 import msgspec
 
 from drover.errors import Conflict
-from drover.gateway.accepting import UnixListener
+from drover.gateway.accepting import Listener, TlsListener, UnixListener
 from drover.gateway.call import Handler, Headers
 from drover.gateway.client_side import ClientConnection
 from drover.gateway.links import EngineLinks
@@ -58,7 +59,7 @@ class GatewayServer:
         self.default_headers = default_headers
         self.head_deadline_s = head_deadline_s
         self.counters = Counters()
-        self._servers: list[asyncio.Server | UnixListener] = []
+        self._servers: list[asyncio.Server | Listener] = []
         self._connections: set[ClientConnection] = set()
         self._unix_paths: list[Path] = []
 
@@ -76,8 +77,12 @@ class GatewayServer:
 
     async def listen_tcp(self, address: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Serve TCP; returns the port (useful with port 0). Raises `OSError` if the address cannot be bound."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._client, address, port, ssl=tls, backlog=1024)
+        if tls is not None:
+            listener = TlsListener(address, port, tls, self._client)
+            listener.start()
+            self._servers.append(listener)
+            return listener.port
+        server = await asyncio.get_running_loop().create_server(self._client, address, port, backlog=1024)
         self._servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound

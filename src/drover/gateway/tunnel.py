@@ -20,12 +20,12 @@ from collections.abc import Callable
 
 import structlog
 
+from drover.errors import Unavailable
+from drover.gateway.accepting import TlsListener
 from drover.gateway.pipes import FramedPipe, SpliceEnd, connect_unix
 from drover.trust.tls import peer_name
 
 CONNECT_DEADLINE_S = 2.0
-HANDSHAKE_DEADLINE_S = 5.0
-SHUTDOWN_DEADLINE_S = 2.0
 
 log = structlog.get_logger()
 
@@ -75,24 +75,28 @@ class TunnelServer:
         self.admit = admit
         self.accepted: set[_Accepted] = set()
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._listener: TlsListener | None = None
 
     async def start(self, address: str, port: int) -> int:
-        """Listen; returns the port (useful with port 0). Raises `OSError` if the address cannot be bound."""
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: FramedPipe(_Accepted(self)),
-            address,
-            port,
-            ssl=self._tls,
-            ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
-            ssl_shutdown_timeout=SHUTDOWN_DEADLINE_S,
-        )
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        """Listen; returns the port (useful with port 0). Raises `Unavailable` if the address cannot be bound."""
+        listener = TlsListener(address, port, self._tls, lambda: FramedPipe(_Accepted(self)))
+        try:
+            listener.start()
+        except OSError as error:
+            raise _cannot_listen(address, port, error) from error
+        self._listener = listener
+        return listener.port
 
     async def close(self) -> None:
         """Stop listening and cut every connection."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         for end in list(self.accepted):
             end.abort()
+
+
+def _cannot_listen(address: str, port: int, error: OSError) -> Unavailable:
+    return Unavailable(
+        f"This host cannot listen for the other hosts' tunnels at {address} port {port}: {error.strerror or error}.",
+        hint=f"See who has the port with `ss -ltnp 'sport = :{port}'`, and this host's addresses with `ip addr`.",
+    )

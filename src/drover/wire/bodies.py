@@ -22,11 +22,17 @@ import msgspec
 
 from drover.wire.heads import BadMessage, RequestHead, ResponseHead
 
+Data = bytes | memoryview
+"""Bytes as they were received: a view of a buffer that will be used again, or a copy."""
 Sink = Callable[[bytes], None]
 
 LINE_LIMIT_BYTES = 4096
 TRAILERS_LIMIT_BYTES = 16 * 1024
+_LINE_BYTES = 32
+"""As many bytes as nearly every line has."""
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*)?")
+_BETWEEN = re.compile(rb"\r\n([1-9A-Fa-f][0-9A-Fa-f]{0,14})\r\n")
+"""A chunk's end and the next one's size, which is not 0."""
 _TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 _STREAM_TYPE = b"application/vnd.docker."
 
@@ -95,7 +101,7 @@ class Body:
         self._trailer_bytes = 0
         self._step = {Mode.CHUNKED: self._size_line, Mode.EOF: self._all}.get(framing.mode, self._count)
 
-    def feed(self, data: bytes) -> int:
+    def feed(self, data: Data) -> int:
         """Count `data`; how many of its first bytes belong to this body. Raises `BadMessage` on bad chunks."""
         at = 0
         while at < len(data) and not self.done:
@@ -108,24 +114,22 @@ class Body:
             raise BadMessage("the connection ended in the middle of a body")
         self.done = True
 
-    def _all(self, data: bytes, at: int) -> int:
-        self._pass(data, at, len(data))
+    def _all(self, data: Data, at: int) -> int:
+        if self._sink is not None:
+            self._sink(bytes(data[at:]))
         return len(data)
 
-    def _count(self, data: bytes, at: int) -> int:
+    def _count(self, data: Data, at: int) -> int:
         end = min(len(data), at + self._left_bytes)
-        self._pass(data, at, end)
+        if self._sink is not None:
+            self._sink(bytes(data[at:end]))
         self._left_bytes -= end - at
         if self._left_bytes == 0:
             self._step = self._chunk_end
             self.done = self.mode is Mode.LENGTH
         return end
 
-    def _pass(self, data: bytes, at: int, end: int) -> None:
-        if self._sink is not None:
-            self._sink(data[at:end])
-
-    def _size_line(self, data: bytes, at: int) -> int:
+    def _size_line(self, data: Data, at: int) -> int:
         line, at = self._read_line(data, at)
         if line is not None:
             found = _CHUNK_LINE.fullmatch(line)
@@ -135,7 +139,12 @@ class Body:
             self._step = self._count if self._left_bytes else self._trailer_line
         return at
 
-    def _chunk_end(self, data: bytes, at: int) -> int:
+    def _chunk_end(self, data: Data, at: int) -> int:
+        between = None if self._line else _BETWEEN.match(data, at)
+        if between is not None:  # nearly always
+            self._left_bytes = int(between[1], 16)
+            self._step = self._count
+            return between.end()
         line, at = self._read_line(data, at)
         if line:
             raise BadMessage("a chunk is longer than its size")
@@ -143,7 +152,7 @@ class Body:
             self._step = self._size_line
         return at
 
-    def _trailer_line(self, data: bytes, at: int) -> int:
+    def _trailer_line(self, data: Data, at: int) -> int:
         line, at = self._read_line(data, at)
         if line is not None:
             self._trailer_bytes += len(line)
@@ -152,11 +161,14 @@ class Body:
             self.done = not line
         return at
 
-    def _read_line(self, data: bytes, at: int) -> tuple[bytes | None, int]:
+    def _read_line(self, data: Data, at: int) -> tuple[bytes | None, int]:
         """One line without its CRLF (None while incomplete) and where the next begins."""
-        found = data.find(b"\n", at, at + LINE_LIMIT_BYTES)
-        end = found + 1 if found >= 0 else len(data)
-        self._line += data[at : min(end, at + LINE_LIMIT_BYTES)]
+        window = bytes(data[at : at + _LINE_BYTES])
+        if b"\n" not in window:
+            window = bytes(data[at : at + LINE_LIMIT_BYTES])
+        found = window.find(b"\n")
+        end = at + found + 1 if found >= 0 else len(data)
+        self._line += window[: end - at]
         if len(self._line) >= LINE_LIMIT_BYTES:
             raise BadMessage("a line between chunks is too long")
         if found < 0:

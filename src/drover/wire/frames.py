@@ -1,7 +1,7 @@
 """The framed byte pipe between daemons: two directions that end independently, inside one TLS connection.
 
-Theory of operation. TLS in asyncio has no half-close: the first end closes both directions. `docker run -i` needs
-one (the end of stdin, while output goes on), so each direction is a sequence of frames:
+Theory of operation. TLS could end its directions one by one, but Python's `ssl` cannot say so to a peer that still
+sends. `docker run -i` needs it (the end of stdin, while output goes on), so each direction is a sequence of frames:
 
     u32 length, big endian | that many bytes        length 0: this direction has ended, nothing may follow
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 
+from drover.wire.bodies import Data
 from drover.wire.heads import BadMessage
 
 FRAME_LIMIT_BYTES = 16 * 1024 * 1024
@@ -20,11 +21,16 @@ END = _LENGTH.pack(0)
 """The frame that ends a direction."""
 
 
-def frame(data: bytes) -> bytes:
-    """The frame that carries `data`, which must not be empty nor larger than 16 MiB."""
-    if not 0 < len(data) <= FRAME_LIMIT_BYTES:
-        raise ValueError(f"a frame carries 1 to {FRAME_LIMIT_BYTES} bytes, not {len(data)}")
-    return b"".join((_LENGTH.pack(len(data)), data))
+def header(length_bytes: int) -> bytes:
+    """What goes before a frame's bytes, of which there must be some, and no more than 16 MiB."""
+    if not 0 < length_bytes <= FRAME_LIMIT_BYTES:
+        raise ValueError(f"a frame carries 1 to {FRAME_LIMIT_BYTES} bytes, not {length_bytes}")
+    return _LENGTH.pack(length_bytes)
+
+
+def frame(data: Data) -> bytes:
+    """The frame that carries `data`, in one piece."""
+    return b"".join((header(len(data)), data))
 
 
 class FrameDecoder:
@@ -35,8 +41,9 @@ class FrameDecoder:
         self._left_bytes = 0
         self._length = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The payload pieces in `data`, in order. Raises `BadMessage` on an oversized frame or bytes after the end."""
+    def feed(self, data: Data) -> list[Data]:
+        """The payload pieces in `data`, in order, views if it is one. Raises `BadMessage` on an oversized
+        frame or bytes after the end."""
         pieces = []
         at = 0
         while at < len(data):
@@ -51,7 +58,7 @@ class FrameDecoder:
             pieces.append(piece)
         return pieces
 
-    def _read_length(self, data: bytes, at: int) -> int:
+    def _read_length(self, data: Data, at: int) -> int:
         taken = data[at : at + _LENGTH.size - len(self._length)]
         self._length += taken
         if len(self._length) == _LENGTH.size:
