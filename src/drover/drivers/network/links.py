@@ -29,11 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from drover.decide.overlay import RealNetwork
 from drover.drivers.network.forwarding import Devices
+from drover.drivers.network.netlink import IPRoute, NetlinkError
 from drover.drivers.network.port import Traffic
 from drover.errors import NotFound
 

@@ -15,9 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from drover.decide.encryption import VXLAN_OVERHEAD_BYTES, Tunnel
 from drover.decide.overlay import VXLAN_PORT, RealNetwork, Remote
 from drover.decide.parking import Parked
@@ -25,6 +22,7 @@ from drover.decide.tables import Tables
 from drover.drivers.network import filter as packet_filter
 from drover.drivers.network import forwarding, links, parking, services, wireguard
 from drover.drivers.network.forwarding import Devices, NeighbourSocket, Refusal
+from drover.drivers.network.netlink import IPRoute, NetlinkError
 from drover.drivers.network.parked import Parking
 from drover.drivers.network.port import SeenNetwork, Traffic
 from drover.drivers.network.wireguard import Encryption

@@ -21,12 +21,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from drover.decide.encryption import TUNNELS, Tunnel, TunnelPeer
 from drover.drivers.network import links
 from drover.drivers.network.filter import run
+from drover.drivers.network.netlink import IPRoute, NetlinkError
 from drover.errors import DroverError, Forbidden, MissingTool
 
 KERNEL, USERSPACE = "kernel", "wireguard-go"
