@@ -17,6 +17,7 @@ from drover.gateway.call import Call, Edit, Outcome, Relay
 from drover.gateway.context import Context, target_of
 from drover.gateway.restarts import needs_own_policy, own_policy
 from drover.gateway.shown import inspected, needs_showing
+from drover.model import records as r
 
 _PREFIX = "/containers/"
 
@@ -38,12 +39,18 @@ async def inspect(ctx: Context, call: Call) -> Outcome:
     """As `relay`, with what Drover carries in the engine's place put back (`shown`)."""
     record = ctx.container(call.params["name"])
     host, target = target_at_engine(ctx, call)
+    basis = (ctx.cluster, ctx.ids.state)
+    edit = _inspect_edit(ctx, record)
+    return Relay(host=host, target=target, edit=lambda body: ctx.repeats.show(record.id, basis, body, edit))
+
+
+def _inspect_edit(ctx: Context, record: r.Container) -> Edit:
     edits: list[Edit] = [ctx.ids.to_cluster]
     if needs_showing(ctx.cluster, record):
         edits.append(inspected(ctx.cluster, record, PREDEFINED_IDS[SHOWN_AS]))
     if needs_own_policy(ctx.cluster, record):
         edits.append(own_policy(record))
-    return Relay(host=host, target=target, edit=lambda body: reduce(lambda text, edit: edit(text), edits, body))
+    return lambda body: reduce(lambda text, edit: edit(text), edits, body)
 
 
 async def relay_lines(ctx: Context, call: Call) -> Outcome:

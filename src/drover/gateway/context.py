@@ -24,6 +24,7 @@ from drover.errors import Conflict, EngineError, Invalid, NotFound, Unavailable
 from drover.gateway.call import Call, EngineResponse, Headers, Links, Outcome, Reply
 from drover.gateway.execmap import ExecMap
 from drover.gateway.ids import IdMap
+from drover.gateway.repeats import Repeats
 from drover.gateway.shared import SharedReads
 from drover.gateway.versions import SpokenVersions
 from drover.model import records as r
@@ -60,7 +61,9 @@ class Context:
         self._versions = SpokenVersions()
         self.execs = ExecMap()
         self.shared: SharedReads[Outcome] = SharedReads()
+        self.repeats = Repeats()
         self.choosing = asyncio.Lock()
+        self._usable: tuple[Cluster | None, list[str]] = (None, [])
         self.ids.rebuild(mirror.cluster)
         mirror.on_batch(self.ids.observe)
 
@@ -99,6 +102,13 @@ class Context:
 
     def usable(self) -> list[str]:
         """The hosts whose engines can be asked now, this host first."""
+        cluster, known = self._usable
+        if cluster is not self.cluster:
+            known = self._find_usable()
+            self._usable = self.cluster, known
+        return list(known)
+
+    def _find_usable(self) -> list[str]:
         able = [name for name in sorted(self.cluster.hosts) if down_sentence(self.cluster, name) is None]
         return sorted(able, key=lambda name: name != self.host)
 

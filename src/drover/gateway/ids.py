@@ -73,20 +73,25 @@ class IdMap:
         self._cluster_id = FadingMap()
         self._host = FadingMap()
         self._engine_id: dict[str, bytes] = {}
+        self.state = object()
+        """Another object whenever something was learnt: what was translated before it may read otherwise now."""
 
     def observe(self, batch: Batch) -> None:
         """Learn from a batch of the mirror."""
+        self.state = object()
         for change in batch.changes:
             self._learn(change)
 
     def rebuild(self, cluster: Cluster) -> None:
         """Learn all that a picture holds: the one that is there before the first batch."""
+        self.state = object()
         for table in ("container_facts", "network_facts", "host_facts", "placements"):
             for rest, record in cluster.tables.get(table, {}).items():
                 self._learn(Change(f"{table}/{rest}", record))
 
     def mention(self, engine_id: str, cluster_id: str, host: str) -> None:
         """Learn one pair from an engine's own words, which may come before its facts."""
+        self.state = object()
         self._cluster_id.mention(engine_id.encode(), cluster_id.encode())
         if self._host.get(cluster_id.encode()) is None:
             self._host.mention(cluster_id.encode(), host.encode())
