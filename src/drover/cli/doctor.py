@@ -13,7 +13,7 @@ def doctor() -> None:
     """Compare what is with what should be.
 
     \b
-    Examples:
+    Example:
       drover doctor network
       drover doctor volumes
     """

@@ -55,7 +55,7 @@ def clone(ctx: click.Context, name: str, new_name: str, snapshot_id: str, host: 
     several hosts can read what one writes, each its own clone.
 
     \b
-    Examples:
+    Example:
       drover volume clone data data-test
       drover volume clone data data-report --on h2 --read-only
     """
@@ -80,7 +80,7 @@ def export(ctx: click.Context, name: str, file: IO[bytes], snapshot_id: str) -> 
     """Write a volume as a tar archive, from whatever host has it.
 
     \b
-    Examples:
+    Example:
       drover volume export data -o data.tar
       drover volume export data | zstd > data.tar.zst
     """
@@ -101,7 +101,7 @@ def import_volume(ctx: click.Context, name: str, file: IO[bytes]) -> None:
     If it breaks off, nothing is left but what you sent: import it again.
 
     \b
-    Examples:
+    Example:
       drover volume import data data.tar
       zstd -dc data.tar.zst | drover volume import data
     """
@@ -143,7 +143,7 @@ def backup(
     an S3 store are lines of the file backup.env in each host's state directory, and never in the cluster's records.
 
     \b
-    Examples:
+    Example:
       drover volume backup data --to /mnt/backups --every 1d --keep 7
       drover volume backup data --to s3:https://s3.example.com/bucket/drover
       drover volume backup data
@@ -217,7 +217,7 @@ def restore(ctx: click.Context, name: str, repository: str, identity: str, sourc
     What a volume that is there holds now is kept as a snapshot.
 
     \b
-    Examples:
+    Example:
       drover volume restore data
       drover volume restore data-of-monday --of data --from /mnt/backups --id 4f1c2a
     """
@@ -254,7 +254,7 @@ def leftovers(ctx: click.Context, name: str, drop: bool, older_than: str, as_jso
     """List what volumes were before a failover, a rollback or a restore; it is kept until you drop it.
 
     \b
-    Examples:
+    Example:
       drover volume leftovers
       drover volume leftovers data --drop --older-than 7d
     """

@@ -90,7 +90,7 @@ def update(ctx: click.Context, name: str, options: tuple[str, ...]) -> None:
     """Change how a volume is replicated, and how large it may grow.
 
     \b
-    Examples:
+    Example:
       drover volume update data --opt replicas=2 --opt interval=1s
       drover volume update data --opt size=20G
     """
