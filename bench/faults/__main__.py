@@ -119,6 +119,7 @@ def _row(fault: str, side: str, group: Sequence[Result]) -> dict[str, str]:
         "rounds": str(len(played)),
         "db answers elsewhere, s": line([one.recovery_s["db"] for one in played if "db" in one.recovery_s]),
         "web": line([one.recovery_s["web"] for one in played if "web" in one.recovery_s]),
+        "longest silence, s": line([one.silence_s["db"] for one in played if "db" in one.silence_s]),
         "double writes": str(sum(one.double_writes for one in played)),
         "duplicate holders": str(sum(one.duplicates for one in played)),
         "after a thaw": str(sum(one.after_thaw for one in played)) if fault == "freeze" else "-",

@@ -12,12 +12,14 @@ start of a container's process is an *instance* with a random name of its own.
     a double writer      a write of one instance after the first write of a later one
     a duplicate holder   an answer by one instance to a question that was asked after a later one had answered
     recovery             from the fault until a client on another host heard the next instance
+    silence              the longest time without an answer, which counts where the fault is announced
     the loss             from the last write that the next instance found to the last one before it began
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -78,6 +80,12 @@ def recovery_s(found: Sequence[Heard], fault_s: float) -> float | None:
     before = {one.instance for one in found if one.answered_s < fault_s}
     after = (one.answered_s for one in found if one.answered_s > fault_s and one.instance not in before)
     return next((at_s - fault_s for at_s in after), None)
+
+
+def silence_s(found: Sequence[Heard], fault_s: float) -> float:
+    """The longest time between two answers that ended after the fault."""
+    times = [one.answered_s for one in found]
+    return max((late - early for early, late in pairwise(times) if late > fault_s), default=0.0)
 
 
 def lost_s(found: Sequence[Write], journal: str, fault_s: float) -> float | None:

@@ -8,6 +8,7 @@ agent     the daemon is stopped (Swarm: the engine, which is both)   SIGCONT
 engine    the engine is killed, and started again a second later     -
 leader    as `power`, for the host that leads                        booting it
 store     as `power`, for the host of the store's leader             booting it
+shutdown  it hands over (`drover host shutdown`), then as `power`    booting it
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import msgspec
 
 from bench.faults import evidence
 from bench.faults.sides import Side, Traces, until
-from drover.lab import LabHost
+from drover.lab import LabHost, cluster
 
 RECOVERY_DEADLINE_S = 90.0
 WRITING_S = 3.0
@@ -40,6 +41,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     victim: str = ""
     recovery_s: dict[str, float] = {}
+    silence_s: dict[str, float] = {}
+    """The longest time without an answer that ended after the fault, by thing."""
     double_writes: int = 0
     duplicates: int = 0
     after_thaw: int = 0
@@ -113,6 +116,7 @@ def _result(
         number=number,
         victim=victim.name,
         recovery_s={thing: round(one, 2) for thing, one in recovered.items() if one is not None},
+        silence_s={thing: round(evidence.silence_s(found, fault_s), 2) for thing, found in heard.items()},
         double_writes=len(late) - len(thawed),
         after_thaw=len(thawed),
         duplicates=sum(len(evidence.duplicates(found)) for found in heard.values()),
@@ -141,6 +145,11 @@ def _kill_engine(side: Side, host: LabHost) -> None:
     host.start_engine()
 
 
+def _shut_down(side: Side, host: LabHost) -> None:
+    host.exec([cluster.drover(), "host", "shutdown"])
+    host.kill()
+
+
 def _nothing(side: Side, host: LabHost) -> None:
     return
 
@@ -157,6 +166,7 @@ BREAK: Mapping[str, Act] = {
     "engine": _kill_engine,
     "leader": lambda side, host: host.kill(),
     "store": lambda side, host: host.kill(),
+    "shutdown": _shut_down,
 }
 REPAIR: Mapping[str, Act] = {
     "power": _revive,
@@ -166,6 +176,7 @@ REPAIR: Mapping[str, Act] = {
     "engine": _nothing,
     "leader": _revive,
     "store": _revive,
+    "shutdown": _revive,
 }
 
 

@@ -119,7 +119,8 @@ class DroverSide(Traces):
         self._remove(via)
         victim = self._victim(number, fault)
         self._volume = f"data-{number}-{int(time.time())}"
-        there = ("-e", f"constraint:host==~{victim.name}", "--restart", "always")
+        movable = ("--label", "drover.host_paths=everywhere")
+        there = ("-e", f"constraint:host==~{victim.name}", "--restart", "always", *movable)
         docker(via, "volume", "create", "--opt", "interval=1s", self._volume)
         self._run(via, "db", DB, "--ip", FIXED, "-v", f"{self._volume}:/data", *there)
         self._run(via, "web", WEB, *there)

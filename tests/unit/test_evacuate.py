@@ -128,3 +128,8 @@ def test_what_is_on_its_way_counts_at_its_target_already() -> None:
     found = evacuation(made, "h1", NOW)
     assert said(found)["web"] == ("moving", "on its way to h2")
     assert targets(found) == ["h3"]
+
+
+def test_host_paths_that_are_the_same_everywhere_tie_it_to_no_host() -> None:
+    body = {**host_config(Binds=["/srv/shared:/data"]), "Labels": {"drover.host_paths": "everywhere"}}
+    assert said(evacuation(cluster_of(running(1, "web", body=body)), "h1", NOW))["web"][0] == "moving"

@@ -60,3 +60,10 @@ def test_a_round_that_was_played_again_replaces_the_one_that_broke_off(tmp_path:
     shown = table(results(file)).splitlines()
     assert shown[1].split()[:3] == ["power", "drover", "1"]
     assert "5.0 / 5.0 / 5.0 / 5.0" in shown[1]
+
+
+def test_silence_is_the_longest_time_between_answers_that_ended_after_the_fault() -> None:
+    found = evidence.heard(["1.0 1.0 a\n4.0 4.0 a\n4.5 4.5 a\n6.0 6.5 b\n7.0 7.0 b\n"], 0.0)
+    assert evidence.silence_s(found, 4.6) == pytest.approx(2.0)
+    assert evidence.silence_s(found, 1.5) == pytest.approx(3.0)
+    assert evidence.silence_s(found[:1], 0.5) == 0.0

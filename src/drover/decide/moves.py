@@ -42,6 +42,8 @@ STANDING_STILL = ("stopping", "stopped", "aborting")
 """Phases in which the container's own rows of `converge` wait."""
 ENDED = ("done", "aborted")
 VOLUME_KEY = "volume:"
+HOST_PATHS_LABEL, EVERYWHERE = "drover.host_paths", "everywhere"
+"""On a container: its host paths lead to the same files on every host, so they do not tie it to one."""
 MOVED_LAYERS = "overlay2"
 MOVED_LOGS = ("json-file", "local")
 
@@ -283,10 +285,11 @@ def _refuse_tied(container: r.Container, spec: Spec, source: str) -> None:
     """What ties a container to its host."""
     if spec.auto_remove:
         raise Conflict(f"container {container.name} removes itself when it stops (--rm): it cannot be moved")
-    if spec.binds:
+    if spec.binds and spec.labels.get(HOST_PATHS_LABEL) != EVERYWHERE:
         raise Conflict(
             f"container {container.name} is tied to {source} by the host path {spec.binds[0]}",
-            hint="use a named volume, which moves with the container",
+            hint="use a named volume, which moves with the container; or say that the path is the same on every host, "
+            f"as storage they share is: --label {HOST_PATHS_LABEL}={EVERYWHERE}",
         )
     shared = [what for what in (spec.network_container, spec.pid, spec.ipc) if what] + list(spec.volumes_from)
     if shared:
