@@ -36,6 +36,9 @@ FOLLOWED = frozenset(("addresses", "placements", "hosts", "networks", "container
 FOLLOWED |= {"network_facts", "ports", "service_addresses", "alive", "moves"}
 VERIFY_S = 30.0
 RETRY_S = 1.0
+MANY = 500
+"""With more addresses than this, what changed is followed in a thread: after a start, or when a host comes, thousands
+take seconds, and the lease must be renewed meanwhile."""
 
 
 class Responder(Protocol):
@@ -146,7 +149,8 @@ class NetworkKeeper:
         """What this host must have at a picture; remembered, because the next picture differs little."""
         mtu_bytes = await self.mtu_bytes()
         before = self._wiring if self._wiring.mtu_bytes == mtu_bytes else Wiring(host=self._host, mtu_bytes=mtu_bytes)
-        self._wiring = follow(before, cluster)
+        many = len(cluster.addresses) > MANY
+        self._wiring = await asyncio.to_thread(follow, before, cluster) if many else follow(before, cluster)
         return self._wiring
 
     async def _keep(self, network: str, real: overlay.RealNetwork, zone: Zone, verify: bool) -> None:
