@@ -109,6 +109,39 @@ def test_a_project_from_up_to_down(project: Compose, request: pytest.FixtureRequ
     assert docker("network", "ls", "-q", "--filter", f"name={name}_default") == ""
 
 
+_SMALL = """\
+services:
+  web:
+    image: busybox
+    command: ["sleep", "1000"]
+    stop_grace_period: 0s
+    environment: {WORD: "%s"}
+"""
+
+
+def test_a_recreated_container_keeps_its_address(cluster: Lab, tmp_path: Path) -> None:
+    """Compose v2 makes the new container beside the old one, under another name, and renames it."""
+    file = tmp_path / "compose.yaml"
+    compose = Compose(cluster.host("h1").gateway_socket, compose_2(), tmp_path)
+    docker = Docker(compose.socket)
+
+    def recreated(word: str) -> tuple[str, str]:
+        file.write_text(_SMALL % word)
+        compose("up", "-d", timeout_s=120)
+        name = docker("ps", "--filter", "label=com.docker.compose.service=web", "--format", "{{.Names}}")
+        shown = docker("inspect", "-f", "{{.Id}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
+        identity, address = shown.split()
+        assert docker("exec", name, "hostname", "-i") == address
+        return identity, address
+
+    try:
+        first, second = recreated("one"), recreated("two")
+        assert first[0] != second[0]
+        assert first[1] == second[1]
+    finally:
+        compose.run("down", timeout_s=120)
+
+
 _QUICKSTART = """
 import docker, io
 client = docker.from_env()
