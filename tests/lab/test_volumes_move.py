@@ -265,10 +265,10 @@ def test_volumes_go_out_and_come_back_as_archives_and_backups(lab: Lab) -> None:
     on(lab, "h2", "drover", "volume", "restore", "ledger3", "--of", "ledger")
     for name in ("ledger", "ledger3"):
         assert on(lab, "h2", "docker", "run", "--rm", "-v", f"{name}:/data", *look).split() == ["fish", "2"]
-    left = asked(lab, "h1", "drover", "volume", "leftovers", "ledger", "--json")
-    assert [one["snapshot"].endswith("before.restore") for one in left] == [True]
-    on(lab, "h1", "drover", "volume", "leftovers", "ledger", "--drop")
-    assert asked(lab, "h1", "drover", "volume", "leftovers", "ledger", "--json") == []
+    leftovers = ("drover", "volume", "leftovers", "ledger", "--json")
+    until(lambda: [one["snapshot"][-14:] for one in asked(lab, "h1", *leftovers)] == ["before.restore"], "a leftover")
+    on(lab, "h1", *leftovers, "--drop")
+    until(lambda: asked(lab, "h1", *leftovers) == [], "the leftover's end")
     assert "sesame" not in on(lab, "h1", "drover", "volume", "inspect", "ledger")
 
 
