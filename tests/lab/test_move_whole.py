@@ -1,4 +1,4 @@
-"""What goes along with a moved container beside its volumes, what its clients notice, and moves that are cut."""
+"""What goes along with a moved container beside its volumes, and moves that are cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ echo text > /file; chown 33:44 /file; chmod 4711 /file; ln /file /file2
 printf x | dd of=/sparse bs=1 seek=10000000 2>/dev/null
 """
 LINES = "trap 'exit 0' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.05 & wait $!; done"
-CLIENT = "while :; do wget -q -T 15 -O /dev/null http://$IP/group || echo failed; echo tried; done"
 GELF = ("--log-driver", "gelf", "--log-opt", "gelf-address=udp://127.0.0.1:12201")
 FOUND = """
 ls -n /file /file2 /var /etc/group; cat /etc/group /var/file
@@ -86,24 +85,6 @@ def test_what_cannot_go_along_is_refused_or_left_behind(lab: Lab) -> None:
     on(lab, "h2", "drover", "move", "mute", "--to", "h2", "--without-log", "--without-layer")
     assert "No such file" in on(lab, "h1", "docker", "exec", "mute", "ls", "/left", check=False)
     on(lab, "h2", "docker", "rm", "-f", "mute")
-
-
-def test_a_client_that_simply_connects_only_waits(lab: Lab) -> None:
-    on(lab, "h1", "docker", "network", "create", "front")
-    net = ("--network", "front")
-    run(lab, "web", "h1", "httpd", "-f", "-p", "80", "-h", "/etc", options=(*net, "--stop-signal", "KILL"))
-    ip = on(lab, "h2", "docker", "inspect", "-f", "{{.NetworkSettings.Networks.front.IPAddress}}", "web")
-    for name, host in (("near", "h1"), ("far", "h3")):  # by address: a static busybox cannot look up names
-        run(lab, name, host, "sh", "-c", CLIENT, options=(*net, "-e", f"IP={ip}"))
-    for target in ("h2", "h3", "h1"):
-        tried = {name: logs(lab, name).count("tried") for name in ("near", "far")}
-        on(lab, "h2", "drover", "move", "web", "--to", target)
-        for name, count in tried.items():
-            until(lambda name=name, count=count: logs(lab, name).count("tried") > count + 20, "answers")  # type: ignore[misc]
-    said = "\n".join(on(lab, "h2", "docker", "logs", name, check=False) for name in ("near", "far"))
-    assert set(said.splitlines()) == {"tried"}
-    for name in ("near", "far", "web"):
-        on(lab, "h2", "docker", "rm", "-f", name)
 
 
 def _began(lab: Lab, name: str) -> None:
