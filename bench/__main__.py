@@ -14,7 +14,21 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from bench import calls, clients, daemon, deploy, images, labup, many, moves, overlay, replication, run, streams
+from bench import (
+    calls,
+    clients,
+    daemon,
+    deploy,
+    images,
+    labup,
+    many,
+    moves,
+    overlay,
+    placing,
+    replication,
+    run,
+    streams,
+)
 from bench.bed import FULL, QUICK, Bed
 from bench.frame import Report, Row
 
@@ -27,6 +41,7 @@ GROUPS: Mapping[str, Callable[[Bed], Iterator[Row]]] = {
     "images": images.rows,
     "daemon": daemon.rows,
     "clients": clients.rows,
+    "placing": placing.rows,
     "overlay": overlay.rows,
     "many": many.rows,
     "deploy": deploy.rows,

@@ -155,7 +155,8 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if old is new:
         return []
     found = [key for key, record in new.items() if old.get(key) is not record]
-    return found + [key for key in old if key not in new]
+    kept_or_gone = len(new) - sum(key not in old for key in found)
+    return found if kept_or_gone == len(old) else found + [key for key in old if key not in new]
 
 
 _kept = _Kept()
