@@ -234,3 +234,48 @@ def test_strays_that_run_are_told_from_those_that_do_not() -> None:
     assert running_strays(cluster, "h1", Seen(containers=here("exited"))) == []
     assert running_strays(cluster, "h1", Seen(strays={"e2": SeenHere("e2", "paused")}, containers={})) == ["e2"]
     assert running_strays(cluster_with(), "h1", Seen(containers=here("running"))) == []
+
+
+BOUND = {"HostConfig": {"Binds": ["data:/data"], "RestartPolicy": {"Name": "always"}}}
+
+
+def bound(on: str, epoch: int) -> Change:
+    return put(r.key("volumes", "data"), r.Volume(name="data", body="", host=on, epoch=epoch))
+
+
+def mounting(state: str, body: dict[str, object], volume: Change, **container: object) -> Cluster:
+    answered = facts(engine_id="e1", state=state, answer=r.Answer(number=2, status=204))
+    return cluster_with(answered, volume, body=body, **(order(2, "start") | container))
+
+
+def test_a_container_bound_to_an_earlier_claim_is_made_anew() -> None:
+    cluster = mounting("exited", BOUND, bound("h1", 3))
+    seen = {"volumes": {"data": 1}, "live": {}}
+    assert steps(cluster, containers=here("exited"), **seen) == [s.Remake(CID, finished=False)]
+    assert steps(cluster, containers=here("exited"), volumes={"data": 3}, live={"data": 3}) == [s.StartContainer(CID)]
+
+
+def test_one_that_had_finished_is_made_anew_and_not_run_again() -> None:
+    body = {"HostConfig": {"Binds": ["data:/data"]}}
+    cluster = mounting("exited", body, bound("h1", 3))
+    assert steps(cluster, containers=here("exited"), volumes={"data": 1}) == [s.Remake(CID, finished=True)]
+    stopped = mounting("exited", body, bound("h1", 3), desired="stopped")
+    assert steps(stopped, containers=here("exited"), volumes={"data": 1}) == [s.Remake(CID, finished=False)]
+
+
+def test_what_is_to_start_and_has_its_volume_elsewhere_waits_and_says_so() -> None:
+    plan = converge(
+        mounting("exited", BOUND, bound("h2", 2)),
+        "h1",
+        Seen(containers=here("exited"), images=frozenset({IMAGE}), volumes={"data": 1}),
+        NOW,
+    )
+    assert plan.steps == ()
+    assert [wait.sentence for wait in plan.waits] == ["volume data is on h2: it has to come here first"]
+
+
+def test_a_live_set_under_a_stopped_container_is_set_aside_and_under_a_running_one_not() -> None:
+    cluster = mounting("exited", BOUND, bound("h2", 2))
+    seen = {"volumes": {"data": 1}, "live": {"data": 1}}
+    assert s.SetAside("data") in steps(cluster, containers=here("exited"), **seen)
+    assert s.SetAside("data") not in steps(cluster, containers=here("running"), **seen)

@@ -167,6 +167,46 @@ def test_two_containers_of_one_volume_follow_it_one_after_the_other() -> None:
     assert r.key("volumes", "data") not in {change.key for change in second.changes}
 
 
+def _brought_along(desired: r.Desired, **facts: Any) -> Cluster:
+    """`db` runs and `web` uses the same volume; h3 is lost."""
+    mounts = {"HostConfig": {"Binds": ["data:/data"]}}
+    claims = [
+        port_claim("h3", "tcp", 80, 2),
+        network(NET, "app", "10.44.0.0/16", vni=4096),
+        address(NET, "10.44.0.9", 2),
+    ]
+    cluster = h3_lost(
+        volume("data", "h3"), running(1, "db", body=mounts), running(2, "web", body=mounts, **facts), *claims
+    )
+    record = msgspec.structs.replace(cluster.containers[WEB], desired=desired)
+    return cluster.apply(cluster.revision + 1, [put(r.key("containers", WEB), record)])
+
+
+def _taken_over(cluster: Cluster) -> Cluster:
+    def successor(_: Cluster, one: r.Volume) -> r.Volume:
+        return msgspec.structs.replace(one, host="h2", epoch=one.epoch + 1)
+
+    [first, *others] = relocations(cluster, NOW, successor).relocations
+    assert (first.container, others) == (DB, [])
+    assert set(first.expect) >= {change.key for change in first.changes} | {r.key("containers", WEB)}
+    return committed(cluster, first)
+
+
+@pytest.mark.parametrize("desired", ["created", "stopped"])
+def test_what_need_not_run_goes_along_with_a_volume_that_passes(desired: r.Desired) -> None:
+    after = _taken_over(_brought_along(desired))
+    placement = after.placements[WEB]
+    assert (placement.host, placement.epoch) == ("h2", 2)
+    assert placement.chosen == "it uses a volume that went to h2 with db"
+    assert after.containers[WEB].desired == desired
+    assert (set(after.ports), after.addresses[f"{NET}/10.44.0.9"].epoch) == ({"h2/tcp/80"}, 2)
+
+
+def test_what_had_finished_goes_along_and_is_not_run_a_second_time() -> None:
+    after = _taken_over(_brought_along("running", state="exited", exit_code=0))
+    assert (after.placements[WEB].host, after.containers[WEB].desired) == ("h2", "stopped")
+
+
 def test_a_container_that_shares_anothers_network_waits_for_it_and_follows() -> None:
     cluster = h3_lost(running(1, "db"), running(2, "web", body={"HostConfig": {"NetworkMode": "container:db"}}))
     recovery = relocations(cluster, NOW)

@@ -393,7 +393,7 @@ def test_an_engine_that_restarts_claim_holders_itself_makes_two(monkeypatch: pyt
 
 
 def test_a_watchdog_that_does_nothing_makes_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drover.sim.world.SimWatchdog._fence", lambda self: None)
+    monkeypatch.setattr("drover.sim.parts.SimWatchdog._fence", lambda self: None)
 
     async def scene(world: World) -> None:
         await three(world)

@@ -44,7 +44,7 @@ from drover.drivers.network.port import NetworkDriver
 from drover.drivers.volumes.catalog import Catalog
 from drover.errors import DroverError
 from drover.model import records as r
-from drover.model.cluster import Cluster, delete
+from drover.model.cluster import Cluster, delete, put
 from drover.model.spec import parse_spec
 from drover.store.mirror import Mirror
 from drover.store.port import CommitConflict
@@ -117,16 +117,8 @@ class Actor:
                 await self._ensure_image(container, ref, image_id)
             case s.KeepImage(_, ref, image_id):
                 await self._keep_image(ref, image_id)
-            case s.CreateContainer(container):
-                await self._create(container)
-            case s.StartContainer(container):
-                await self._start(container)
-            case s.RestartContainer(container):
-                await self._restart(container)
-            case s.Perform(container, order):
-                await self._order(container, order)
-            case s.Forget(container):
-                await self._forget(container)
+            case s.ContainerStep():
+                await self._container(step)
             case s.RemoveStray(engine_id):
                 await self._remove_stray(engine_id)
             case s.RemoveNetwork(network, engine_id):
@@ -143,6 +135,21 @@ class Actor:
             await self.life.back_up(step.name)
         else:
             await self.rounds.refresh(self._drivers.volume_source, step.names)
+
+    async def _container(self, step: s.ContainerStep) -> None:
+        match step:
+            case s.CreateContainer(container):
+                await self._create(container)
+            case s.StartContainer(container):
+                await self._start(container)
+            case s.RestartContainer(container):
+                await self._restart(container)
+            case s.Perform(container, order):
+                await self._order(container, order)
+            case s.Forget(container):
+                await self._forget(container)
+            case s.Remake(container, finished):
+                await self._remake(container, finished)
 
     async def _volume(self, step: s.VolumeStep) -> None:
         match step:
@@ -392,15 +399,29 @@ class Actor:
         try:
             revision = await self._reporter.commit(changes, expect)
         except CommitConflict:
+            await self._mirror.overtaken(expect, READ_YOUR_WRITES_S)
             return
         self._view.answers.pop(container, None)
         await self._mirror.reached(revision, READ_YOUR_WRITES_S)
 
-    async def _remove_stray(self, engine_id: str) -> None:
+    async def _remake(self, container: str, finished: bool) -> None:
+        record, seen = self._cluster.containers[container], self._view.containers[container]
+        if finished:
+            key = r.key("containers", container)
+            stopped = put(key, msgspec.structs.replace(record, desired="stopped"))
+            revision = await self._reporter.commit([stopped], {key: self._cluster.version(key)})
+            await self._mirror.reached(revision, READ_YOUR_WRITES_S)
+        await self._remove_engine_container(seen.engine_id)
+
+    async def _remove_engine_container(self, engine_id: str) -> str | None:
+        """Returns the cluster id it was."""
         status, text = await self._drivers.engine.order(engine_id, "remove", "force=1")
         if status not in (204, 404):
-            raise DroverError(f"stray container {engine_id[:12]} could not be removed: {_message(text)}")
-        container = self._view.lose(engine_id)
+            raise DroverError(f"container {engine_id[:12]} could not be removed: {_message(text)}")
+        return self._view.lose(engine_id)
+
+    async def _remove_stray(self, engine_id: str) -> None:
+        container = await self._remove_engine_container(engine_id)
         if container is not None and self._drivers.files is not None:
             self._drivers.files.forget(container)
         if container is not None:

@@ -82,16 +82,21 @@ class Agent:
         self.waits: tuple[s.Wait, ...] = ()
         self.engine_error = ""
         self._fence: Fence | None = None
+        self._listed_blind = False
+        self._pictured = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled. Containers are left as they are when it ends (P6)."""
         self._mirror.on_batch(self._on_batch)
+        if self._mirror.cluster.revision:
+            self._pictured.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reporter.run())
                 group.create_task(self._observe())
                 group.create_task(self._watch_machine())
                 group.create_task(self._watch.run())
+                group.create_task(self._look_again())
                 group.create_task(self._loop())
         finally:
             self.abandon()
@@ -112,6 +117,7 @@ class Agent:
         self._wake.set()
 
     def _on_batch(self, batch: Batch) -> None:
+        self._pictured.set()
         if any(change.key.split("/", 1)[0] in RELEVANT for change in batch.changes):
             self.wake()
         if any(change.key.startswith("alive/") and change.record is None for change in batch.changes):
@@ -151,7 +157,15 @@ class Agent:
         offered = self._drivers.volumes
         return msgspec.structs.replace(facts, volume_drivers=offered.names, synchronous_drivers=offered.synchronous)
 
+    async def _look_again(self) -> None:
+        """What was listed before the first picture came could not be told: nobody knew which of it is the cluster's."""
+        await self._pictured.wait()
+        if self.view.known and self._listed_blind:
+            with contextlib.suppress(DroverError):  # the engine went: it is listed when it is back
+                await self._list()
+
     async def _list(self) -> None:
+        self._listed_blind = not self._mirror.cluster.revision
         engine = self._drivers.engine
         facts = await self._host_facts()
         containers, networks, volumes = await asyncio.gather(engine.containers(), engine.networks(), engine.volumes())

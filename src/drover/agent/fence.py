@@ -14,7 +14,8 @@ renewal of the lease was sent (`Session.fence_at`).
                                the mirror shows the revision at which it was taken: claims that passed are in it;
                                the engine answers, and nothing runs here that runs elsewhere now
 
-A daemon begins as `returning` with the deadline that its predecessor left behind. At every renewal, and before every
+A daemon begins as `returning` with the deadline that its predecessor left behind; until it has read the records, what
+is exclusive is what its predecessor told the watchdog, and the watchdog sees to it. At every renewal, and before every
 step, the `Watchdog` learns the deadline and what to stop: it is another process, and does the same if this one hangs.
 """
 
@@ -85,6 +86,7 @@ class Fence:
         self._network = network
         self._wake = asyncio.Event()
         self._prior = AT_ONCE
+        self._inherited = False
         self._watchdog: Watchdog | None = None
         self._told: tuple[float, tuple[Target, ...], frozenset[int]] | None = None
         self.state: State = "returning"
@@ -100,8 +102,9 @@ class Fence:
         self._watchdog = watchdog
         latest = asyncio.get_running_loop().time() + self._session.self_fence_s
         self._prior = min(watchdog.prior_deadline(), latest)
+        self._inherited = self._prior > AT_ONCE
         self._view.fenced = set(watchdog.stopped())
-        if self._prior > AT_ONCE:
+        if self._inherited:
             watchdog.tell(self._prior, None, None)
 
     # -- what the agent asks -------------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ class Fence:
         """Tell the watchdog what there is to stop, before anything is started."""
         if self._watchdog is None or self.state == "shut":
             return
-        if not self._view.known:
+        if not self._view.known or self._knows_less():
             self._watchdog.tell(self.deadline, None, None)
             return
         told = self.deadline, self._targets(), frozenset(self._vnis())
@@ -213,7 +216,7 @@ class Fence:
 
     async def _stop(self) -> None:
         """Cut the networks and kill, again and again while shut: a start under way may end after the first kill."""
-        kill = [target for target in self._targets() if target.engine_id in self._running()]
+        kill = [] if self._knows_less() else self._to_kill()
         if kill:
             self._note(self._view.fenced | {target.engine_id for target in kill})
         try:
@@ -264,6 +267,15 @@ class Fence:
     def _targets(self) -> tuple[Target, ...]:
         here = {container: _target(seen) for container, seen in self._view.containers.items()}
         return targets(self._mirror.cluster, here, map(_target, self._view.strays.values()))
+
+    def _to_kill(self) -> list[Target]:
+        running = self._running()
+        return [target for target in self._targets() if target.engine_id in running]
+
+    def _knows_less(self) -> bool:
+        """Whether the watchdog has the better list: this daemon has read no record yet, and the one before had told
+        what holds claims. To know of none would mean to kill all."""
+        return self._inherited and not self._mirror.cluster.revision
 
     def _running(self) -> set[str]:
         everything = (*self._view.containers.values(), *self._view.strays.values())

@@ -110,6 +110,7 @@ class Mover:
         try:
             revision = await self._reporter.commit(list(commit.changes), commit.expect)
         except CommitConflict:
+            await self._mirror.overtaken(commit.expect, READ_YOUR_WRITES_S)
             return False
         await self._mirror.reached(revision, READ_YOUR_WRITES_S)
         return True

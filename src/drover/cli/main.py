@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("drover.cli.doctor:doctor", "Compare what is with what should be."),
     "daemon": ("drover.cli.daemon:daemon", "Run this host's daemon in the foreground."),
+    "sim": ("drover.cli.sim:sim", "Play a cluster's life in a simulated world, every promise checked."),
     "lab": ("drover.cli.lab:lab", "Run many real Docker hosts on this one machine."),
     "completion": ("drover.cli.completion:completion", "Print a shell's completion script."),
 }

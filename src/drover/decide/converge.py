@@ -15,6 +15,8 @@ while the host has not answered its number; `seen` is the container as this engi
     create          yes                                        -> Perform(create): answer what the engine made
     any other       yes       a network or volume is missing   -> ensure it, wait
     any other       yes                                        -> Perform(order)
+    any             stopped   bound to an earlier claim of a   -> Remake
+                              volume that is here again
     no              created   desired is running               -> StartContainer
     no              exited    desired is running; the fence,   -> StartContainer
                               or a move, stopped it
@@ -34,7 +36,8 @@ A volume is ready when the engine's volume and the live set both carry the epoch
     the claim is   engine's volume     live set here                     -> step
     here           of another epoch, or missing, or no live set of it    -> EnsureVolume, when a container needs it
     elsewhere      there is one        any                               -> DropVolume
-    elsewhere      none                there is one, no container left   -> SetAside
+    elsewhere      none, or kept by a  there is one, and no container    -> SetAside
+                   stopped container   runs that has it
 """
 
 from __future__ import annotations
@@ -166,10 +169,27 @@ def _container(
         waits.append(s.Wait(f"container/{container.id}", still))
     elif here is not None and here.epoch < placement.epoch:
         waits.append(s.Wait(f"container/{container.id}", "an older copy of it is removed first"))
+    elif here is not None and _is_outdated(context, container, here):
+        steps.append(s.Remake(container.id, _has_finished(context, container, here)))
     elif here is None:
         _missing(context, container, steps, waits)
     else:
         _present(context, container, here, steps, waits)
+
+
+def _is_outdated(context: _Context, container: r.Container, here: SeenHere) -> bool:
+    """Whether it does not run, and a volume that it is bound to went away and came back meanwhile: the engine's volume
+    leads to a path that is gone, and cannot be replaced while a container has it."""
+    if here.runs or container.desired == "removed":
+        return False
+    volumes = (context.cluster.volumes.get(name) for name in parse_spec(container.body).volume_names)
+    bound = context.seen.volumes
+    return any(v.host == context.host and bound.get(v.name, v.epoch) < v.epoch for v in volumes if v is not None)
+
+
+def _has_finished(context: _Context, container: r.Container, here: SeenHere) -> bool:
+    ended = container.desired == "running" and here.state in ("exited", "dead")
+    return ended and not _pending(context, container) and not list(_again(context, container, here))
 
 
 def answer_of(cluster: Cluster, host: str, answers: Mapping[str, r.Answer], container: str) -> r.Answer:
@@ -305,6 +325,8 @@ def _present(
             _need(container, needs, steps, waits)
         else:
             steps.append(s.Perform(container.id, container.order))
+    elif away := _starts_and_lacks(context, container, here):
+        waits.append(s.Wait(f"container/{container.id}", away))
     elif container.desired == "running" and here.state == "created":
         needs = _start_needs(context, container)
         _need(container, needs, steps, waits)
@@ -317,6 +339,12 @@ def _present(
     elif here.state == "running" and here.health == "unhealthy" and policy(parse_spec(container.body)) != "leave":
         done = context.seen.mended.get(container.id, Restarts())
         steps.append(s.RestartContainer(container.id, due_at=done.due_at))
+
+
+def _starts_and_lacks(context: _Context, container: r.Container, here: SeenHere) -> str:
+    """Why a container that should be started without an order cannot be: a volume of it is elsewhere; else empty."""
+    starts = container.desired == "running" and not here.runs and not _has_finished(context, container, here)
+    return _away(context, parse_spec(container.body)) if starts else ""
 
 
 def _again(context: _Context, container: r.Container, here: SeenHere) -> Iterable[s.Step]:
@@ -434,8 +462,15 @@ def _volumes_elsewhere(context: _Context) -> Iterable[s.Step]:
     for name in context.seen.volumes:
         if name in context.cluster.volumes and name not in held | coming | in_use:
             yield s.DropVolume(name)
+    running = {
+        volume
+        for one, here in (context.seen.containers or {}).items()
+        for volume in _volume_names(context.cluster, one)
+        if here.runs
+    }
     for name in context.seen.live:
-        if name in context.cluster.volumes and name not in held and name not in context.seen.volumes:
+        stays = name in running or (name in context.seen.volumes and name not in in_use)
+        if name in context.cluster.volumes and name not in held and not stays:
             yield s.SetAside(name)
 
 

@@ -53,6 +53,8 @@ def steps_back(before: Cluster, after: Cluster) -> list[str]:
 
 
 def _placements_back(before: Cluster, after: Cluster) -> Iterator[str]:
+    if before.placements is after.placements:
+        return
     for container, new in after.placements.items():
         old = before.placements.get(container)
         if old is not None and (new.epoch < old.epoch or (new.host != old.host and new.epoch == old.epoch)):
@@ -61,10 +63,11 @@ def _placements_back(before: Cluster, after: Cluster) -> Iterator[str]:
 
 
 def _claims_back(before: Cluster, after: Cluster) -> Iterable[str]:
-    rows: list[tuple[str, r.Address | r.Volume, r.Address | r.Volume | None]] = [
-        *((key, new, before.addresses.get(key)) for key, new in after.addresses.items()),
-        *((key, new, before.volumes.get(key)) for key, new in after.volumes.items()),
-    ]
+    rows: list[tuple[str, r.Address | r.Volume, r.Address | r.Volume | None]] = []
+    if before.addresses is not after.addresses:
+        rows += ((key, new, before.addresses.get(key)) for key, new in after.addresses.items())
+    if before.volumes is not after.volumes:
+        rows += ((key, new, before.volumes.get(key)) for key, new in after.volumes.items())
     for key, new, old in rows:
         if old is not None and new.epoch < old.epoch and _same_owner(old, new):
             yield f"the claim to {key} fell from epoch {old.epoch} to {new.epoch}"

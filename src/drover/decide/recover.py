@@ -4,7 +4,7 @@ Theory of operation. A host is lost when the store says that its lease is over: 
 it has fenced itself (`docs/adr/0004-fencing.md`), or is dead. Each container placed there gets the first verdict:
 
     the container                                         verdict
-    should not run                                        stays: nothing is missing
+    should not run                                        stays, unless a volume of it passes: then it goes along
     had finished, and its restart policy is content       stays, says so
     removes itself when it ends (`--rm`)                  stays, says so
     has the label `drover.reschedule=off`                 stays, says so
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from drover.decide.claims import addresses_of, ports_of
 from drover.decide.fence import wants_restart
 from drover.decide.health import host_state
 from drover.decide.kept_views import kept
@@ -279,7 +280,11 @@ def _relocation(scene: _Scene, container: r.Container, chosen: Chosen, passing: 
     changes = [put(r.key("placements", container.id), placement), *passing, *_move_ended(scene, container, chosen.host)]
     for key, claim in scene.claims[container.id].items():
         changes += _claimed_anew(key, claim, old.host, chosen.host)
-    rests_on = [r.key("containers", container.id), r.key("alive", old.host), r.key("alive", chosen.host)]
+    along = [one for one in _users(scene, old.host, passing) if one.id != container.id]
+    for one in along:
+        changes += _brought_along(scene, one, placement, container.name)
+    rests_on = [r.key("containers", one.id) for one in (container, *along)]
+    rests_on += [r.key("alive", old.host), r.key("alive", chosen.host)]
     keys = [change.key for change in changes] + rests_on
     return Relocation(
         container=container.id,
@@ -289,6 +294,39 @@ def _relocation(scene: _Scene, container: r.Container, chosen: Chosen, passing: 
         changes=tuple(changes),
         expect={key: cluster.version(key) for key in keys},
     )
+
+
+def _users(scene: _Scene, source: str, passing: list[Change]) -> list[r.Container]:
+    """The containers of a lost host that are not to be started elsewhere, and use a volume that passes."""
+    names = {change.record.name for change in passing if isinstance(change.record, r.Volume)}
+    cluster = scene.cluster
+    here = [one for one, placement in cluster.placements.items() if names and placement.host == source]
+    found = [cluster.containers[one] for one in here if one in cluster.containers]
+    records = [(record, parse_spec(record.body)) for record in found]
+    return [
+        record
+        for record, spec in records
+        if names & set(spec.volume_names)
+        and (record.desired in ("created", "stopped") or has_finished(cluster, record, spec))
+        and not spec.auto_remove
+    ]
+
+
+def _brought_along(scene: _Scene, container: r.Container, other: r.Placement, name: str) -> list[Change]:
+    """Its placement where its volume goes, with the next epoch: elsewhere it could never be started again. One that had
+    finished is not run a second time."""
+    cluster, old = scene.cluster, scene.cluster.placements[container.id]
+    why = f"it uses a volume that went to {other.host} with {name}"
+    placed = msgspec.structs.replace(old, host=other.host, epoch=old.epoch + 1, chosen=why, reasons={}, at=scene.now)
+    changes: list[Change] = [put(r.key("placements", container.id), placed), *_move_ended(scene, container, other.host)]
+    if container.desired == "running":
+        changes.append(put(r.key("containers", container.id), msgspec.structs.replace(container, desired="stopped")))
+    for address in addresses_of(cluster, container.id):
+        changes += _claimed_anew(r.key("addresses", address.network, address.ip), address, old.host, other.host)
+    for port in ports_of(cluster, container.id):
+        key = r.key("ports", port.host, port.protocol, str(port.port))
+        changes += _claimed_anew(key, port, old.host, other.host)
+    return changes
 
 
 def _move_ended(scene: _Scene, container: r.Container, target: str) -> list[Change]:

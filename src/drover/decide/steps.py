@@ -12,6 +12,7 @@ Each step has an `object` (what it is about): the agent runs at most one step pe
     StartContainer   container/ID       the engine shows it running
     RestartContainer container/ID       the engine has restarted it
     Forget           container/ID       the container's records are gone
+    Remake           container/ID       the engine no longer shows it; it is made anew
     RemoveStray      stray/ENGINE-ID    the engine no longer shows it
     RemoveNetwork    network/ID         the engine no longer shows it
     RemoveVolume     volume/NAME        the engine no longer shows it, the data and the record are gone
@@ -123,6 +124,13 @@ class Perform(ContainerStep, frozen=True):
 
 class Forget(ContainerStep, frozen=True):
     """The container is gone from the engine, as it should be: remove its records."""
+
+
+class Remake(ContainerStep, frozen=True):
+    """It is bound to what a volume was under an earlier claim, and does not run: the engine removes it, and it is made
+    anew. `finished`: its process had ended for good; it is not to run a second time."""
+
+    finished: bool = False
 
 
 class RemoveStray(Step, frozen=True):

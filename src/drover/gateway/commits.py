@@ -12,11 +12,11 @@ they take turns (`Context.choosing`), so that a conflict is always with another 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from drover.errors import Conflict, DeadlineExceeded, Unavailable
+from drover.errors import Conflict, Unavailable
 from drover.gateway.context import Context, log
 from drover.model.cluster import Change, Cluster
 from drover.store.port import CommitConflict
@@ -47,7 +47,7 @@ async def commit_decided(
         try:
             revision = await _written_at(ctx, draft)
         except CommitConflict:
-            await _newer(ctx, draft.expect)
+            await ctx.mirror.overtaken(draft.expect, FRESH_DEADLINE_S)
             continue
         if revision:
             await ctx.mirror.reached(revision, FRESH_DEADLINE_S)
@@ -69,17 +69,3 @@ async def _written_at(ctx: Context, draft: Draft) -> int:
 def _shows(cluster: Cluster, change: Change) -> bool:
     table, _, rest = change.key.partition("/")
     return cluster.tables.get(table, {}).get(rest) == change.record
-
-
-async def _newer(ctx: Context, expect: Mapping[str, int]) -> None:
-    """Wait for a picture in which an expectation fails. A change that was undone at once is never seen: then the
-    picture is right again, and so is a new try."""
-    try:
-        await ctx.mirror.until(
-            lambda now: any(now.version(key) != version for key, version in expect.items()),
-            FRESH_DEADLINE_S,
-            "the change that another call made",
-            keys=expect,
-        )
-    except DeadlineExceeded:
-        return

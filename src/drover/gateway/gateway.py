@@ -4,6 +4,7 @@ Theory of operation. The route table names the endpoint and its handler; the han
 wrong becomes what Docker's clients expect:
 
     raised                        status                     body
+    nothing was read yet          503                        {"message": why}
     no route                      404                        {"message": "page not found"}
     any DroverError               the error's own            {"message": its sentence}
     anything else (a fault here)  500, logged with its trace {"message": …}
@@ -15,13 +16,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from drover.errors import DroverError
+from drover.errors import DroverError, Unavailable
 from drover.gateway.call import Call, Links, Outcome
 from drover.gateway.context import Context, log, message_reply
 from drover.gateway.routes import find_route
 from drover.gateway.versions import refuse_version
 from drover.store.mirror import Mirror
 from drover.store.port import Store
+
+WITHOUT_RECORDS = ("system.ping", "system.version", "system.auth", "system.session", "system.grpc")
+"""Calls that a daemon answers which has no picture of the cluster yet: not knowing a container is not its absence."""
 
 
 class Gateway:
@@ -54,6 +58,9 @@ class Gateway:
         if found is None:
             return message_reply(404, "page not found")
         route, params = found
+        if not self.context.cluster.revision and route.endpoint not in WITHOUT_RECORDS:
+            trouble = self.context.mirror.trouble
+            raise Unavailable(f"this host has not read the cluster's records yet: {trouble}", hint="try again")
         return await route.handler(self.context, msgspec.structs.replace(call, params=params))
 
 

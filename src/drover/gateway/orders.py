@@ -11,8 +11,8 @@ the mirror until the host's facts carry an answer with that number. The engine's
     nothing before the deadline                `DeadlineExceeded`, which says what is missing
 
 A new order first waits for the answer to the previous one, unless it may overtake: `kill` and `stop` anything but a
-`create`, a forced `remove` anything. A refused order leaves what is desired as it was: nobody starts or removes later
-what the client was told cannot be.
+`create` or a `remove`, a forced `remove` anything. A refused order leaves what is desired as it was: nobody starts or
+removes later what the client was told cannot be.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     def overtakes(self, previous: r.Order) -> bool:
         if self.verb == "remove":
             return self.force
-        return self.verb in ("stop", "kill") and previous.verb != "create"
+        return self.verb in ("stop", "kill") and previous.verb not in ("create", "remove")
 
 
 def no_more(cluster: Cluster, record: r.Container) -> tuple[r.Container, Draft]:

@@ -7,7 +7,7 @@ It is a value: `apply` returns a new picture and shares the tables that did not 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -55,7 +55,8 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.versions.get(record_key, 0)
 
     def rows(self, table: str, kind: type[R]) -> Mapping[str, R]:
-        return cast(Mapping[str, R], self.tables.get(table, _EMPTY))
+        found: Mapping[str, Any] = self.tables.get(table, _EMPTY)
+        return found
 
     @property
     def hosts(self) -> Mapping[str, r.Host]:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -61,26 +62,27 @@ class _Waiter:
 
 
 class _Waiters:
-    """The waiters by the keys and tables they watch."""
+    """The waiters by the keys and tables they watch, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._by_key: defaultdict[str, set[_Waiter]] = defaultdict(set)
+        self._by_key: defaultdict[str, dict[_Waiter, None]] = defaultdict(dict)
 
     def add(self, waiter: _Waiter) -> None:
         for key in waiter.keys:
-            self._by_key[key].add(waiter)
+            self._by_key[key][waiter] = None
 
     def remove(self, waiter: _Waiter) -> None:
         for key in waiter.keys:
-            self._by_key[key].discard(waiter)
+            self._by_key[key].pop(waiter, None)
             if not self._by_key[key]:
                 del self._by_key[key]
 
-    def touched(self, batch: Batch) -> set[_Waiter]:
-        keys = {ANY}
+    def touched(self, batch: Batch) -> Iterable[_Waiter]:
+        """Each once, in an order that depends on nothing but the order in which they began to wait."""
+        keys = [ANY]
         for change in batch.changes:
-            keys.update((change.key, table_of(change.key)))
-        return set().union(*(self._by_key[key] for key in keys if key in self._by_key))
+            keys += change.key, table_of(change.key)
+        return {waiter: None for key in keys if key in self._by_key for waiter in self._by_key[key]}
 
 
 class _Subscription:
@@ -162,6 +164,16 @@ class Mirror:
         what = f"revision {revision} of the store to reach this host"
         await self.until(lambda now: now.revision >= revision, deadline_s, what)
         return self.cluster
+
+    async def overtaken(self, expect: Mapping[str, int], deadline_s: float) -> None:
+        """After a conflict: return when the picture shows that an expectation fails, so that the next decision is
+        another one. A change that was undone at once is never seen: then return after `deadline_s`."""
+
+        def look(now: Cluster) -> bool:
+            return any(now.version(key) != version for key, version in expect.items())
+
+        with suppress(DeadlineExceeded):
+            await self.until(look, deadline_s, "the change that somebody else made", keys=expect)
 
     def on_batch(self, callback: OnBatch) -> Callable[[], None]:
         """Call `callback(batch)` after each batch, in order, when `cluster` already shows it; it must not block and not

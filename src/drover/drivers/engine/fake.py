@@ -189,13 +189,16 @@ class FakeEngine:
                 )
 
     def _network_id(self, name: str) -> str:
-        """The engine id of a network by name; empty if there is none (the engine finds out at start)."""
+        """Empty if there is none of that name (the engine finds out at start)."""
         return self._networks.get(name, ("", {}))[0]
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
     async def order(self, engine_ref: str, verb: str, query: str = "", body: str = "") -> tuple[int, str]:
         await self._enter("order")
+        return self._obey(engine_ref, verb, query, body)
+
+    def _obey(self, engine_ref: str, verb: str, query: str, body: str) -> tuple[int, str]:
         asked = dict(parse_qsl(query, keep_blank_values=True))
         try:
             container = self._found(engine_ref, f"Cannot kill container: {engine_ref}: " if verb == "kill" else "")
@@ -378,7 +381,6 @@ class FakeEngine:
         self._emit("network", "destroy", engine_id, {"name": name, "type": "bridge"})
 
     def _network_name(self, ref: str) -> str | None:
-        """The name of a network given by name or engine id."""
         return next((name for name, (engine_id, _) in self._networks.items() if ref in (name, engine_id)), None)
 
     def _known_network(self, ref: str) -> str:

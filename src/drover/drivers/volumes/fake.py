@@ -4,13 +4,15 @@ switch                        effect
 `write`, `read`               what a container would do below the path
 `fail_next(method, error)`    the next call of that method raises `error`
 `full = True`                 nothing can be received: the disk is full
+`on_look(volume)`             is called before a live set is copied: what a container has written by then is in it
+`on_live(volume, epoch)`      is called when a live set has been made
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 
 import msgspec
 
@@ -43,6 +45,8 @@ class FakeVolumes:
         self.full = False
         self.slow_s = 0.0
         self.sent_bytes = 0
+        self.on_look: Callable[[str], None] = lambda volume: None
+        self.on_live: Callable[[str, int], None] = lambda volume, epoch: None
         self._live: dict[str, tuple[int, dict[str, str]]] = {}
         self._snapshots: defaultdict[str, dict[str, dict[str, str]]] = defaultdict(dict)
         self._failures: defaultdict[str, list[DroverError]] = defaultdict(list)
@@ -98,6 +102,7 @@ class FakeVolumes:
         if volume not in self._live:
             self._live[volume] = (epoch, {})
             self.ensured.append(volume)
+            self.on_live(volume, epoch)
         return path
 
     async def live(self, volume: str) -> int:
@@ -108,6 +113,7 @@ class FakeVolumes:
 
     async def snapshot(self, volume: str, snapshot: str) -> None:
         await self._enter("snapshot")
+        self.on_look(volume)
         self._snapshots[volume][snapshot] = dict(self._needed(volume))
 
     async def snapshots(self, volume: str) -> list[str]:
@@ -119,6 +125,7 @@ class FakeVolumes:
     async def unchanged(self, volume: str, have: bytes) -> bool:
         theirs = msgspec.json.decode(have or b"[]", type=list[str])
         known = self._snapshots[volume]
+        self.on_look(volume)
         return bool(theirs) and volume in self._live and known.get(theirs[-1]) == self._live[volume][1]
 
     async def send(self, volume: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
@@ -161,11 +168,13 @@ class FakeVolumes:
         path = self._path(volume, epoch)
         if volume not in self._live:
             self._live[volume] = (epoch, dict(self._found(volume, snapshot)))
+            self.on_live(volume, epoch)
         return path
 
     async def demote(self, volume: str, snapshot: str) -> None:
         await self._enter("demote")
         if volume in self._live:
+            self.on_look(volume)
             self._snapshots[volume][snapshot] = self._live.pop(volume)[1]
 
     async def clone(self, volume: str, snapshot: str, clone: str, epoch: int) -> str:
