@@ -22,7 +22,8 @@ from collections.abc import Callable
 from drover.decide.moves import BEFORE_HAND_OVER
 from drover.model import records as r
 from drover.model.cluster import Cluster
-from drover.model.snapshots import epoch_of
+from drover.model.snapshots import epoch_of, label_of
+from drover.model.spec import parse_spec
 from drover.sim.parts import SimVolumes
 
 FILE = "count"
@@ -97,12 +98,21 @@ def _moved(before: Cluster, volume: str) -> bool:
 
 
 def _not_newest(before: Cluster, old: r.Volume, new: r.Volume) -> list[str]:
+    """Volumes that one container uses together are taken over as of one instant: they are not judged here. What was set
+    aside is what a claim before had: it is not what the volume is now."""
+    used = [parse_spec(one.body).volume_names for one in before.containers.values()]
+    if any(len(names) > 1 and old.name in names for names in used):
+        return []
     facts = [one for one in before.volume_facts.values() if one.volume == old.name and one.host != old.host]
-    known = [one for two in facts if two.host in before.alive for one in two.snapshots if epoch_of(one) <= old.epoch]
+    known = [one for two in facts if two.host in before.alive for one in two.snapshots if _is_current(old, one)]
     newest = max(known, default="")
     if new.snapshot < newest:
         return [f"P3: volume {old.name} is taken over from {new.snapshot}, and {newest} is newer and complete"]
     return []
+
+
+def _is_current(volume: r.Volume, snapshot: str) -> bool:
+    return epoch_of(snapshot) == volume.epoch and not label_of(snapshot)
 
 
 def _now() -> float:
