@@ -33,7 +33,7 @@ def test_histories_are_played_until_the_hours_are_over() -> None:
 
 
 def test_a_failure_is_shrunk_and_written_down_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drover.agent.networks.NetworkKeeper._follow", _fail)
+    monkeypatch.setattr("drover.agent.networks.NetworkKeeper.mtu_bytes", _fail)
     result = CliRunner().invoke(sim, ["--seed", "8", "--regressions", str(tmp_path)], standalone_mode=False)
     assert result.return_value == 1
     small = from_file(tmp_path / "seed-8.json")
@@ -51,5 +51,5 @@ def test_a_file_without_a_history_is_refused(tmp_path: Path) -> None:
     assert "holds no history" in str(result.exception)
 
 
-async def _fail(self: object, verify: bool) -> None:
+async def _fail(self: object) -> None:
     raise KeyError("unforeseen")

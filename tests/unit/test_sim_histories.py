@@ -19,7 +19,8 @@ from drover.sim.shrink import shrink
 from drover.sim.workload import KINDS as CALL_KINDS
 
 REGRESSIONS = sorted((Path(__file__).parent.parent / "sim_regressions").glob("*.json"))
-BUDGET = range(1, 21)
+BUDGET = (1, 2, 3, 4, 5, 9, 22, 64, 100)
+"""Some found nothing yet; 4, 22, 64 and 100 are those that found faults."""
 PROGRAM = "from drover.cli.main import main; main()"
 
 
