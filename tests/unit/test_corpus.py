@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.corpus import NAMES, fresh, source, stored
 
 from drover.errors import Invalid, MissingTool
+from drover.manifest import keys
 from drover.manifest.app import read_app
 from drover.manifest.keys import KEYS, unhonoured
 from drover.model.apps import Service
@@ -417,3 +419,8 @@ def test_what_is_refused(services: Body, says: str) -> None:
 def test_a_name_must_be_one() -> None:
     with pytest.raises(Invalid, match="is no name for an application"):
         read_app({"services": {"a": {"image": "x"}}}, "My Shop", {})
+
+
+def test_the_page_shows_the_table_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs/manifests.md").read_text()
+    assert keys.table() in page, "tools/manifest-keys writes it anew"

@@ -154,6 +154,22 @@ _BY_PATH = {row.path: row for row in KEYS}
 _INNER = frozenset(".".join(row.path.split(".")[:depth]) for row in KEYS for depth in range(1, row.path.count(".") + 1))
 
 
+def table() -> str:
+    """The table as Markdown, rows with the same verdict and words together."""
+    grouped: dict[tuple[str, Verdict, str], list[str]] = {}
+    for row in KEYS:
+        head, _, name = row.path.rpartition(".")
+        grouped.setdefault((head, row.verdict, row.how), []).append(name)
+    lines = [f"| {_shown(head, names)} | {verdict} | {how} |" for (head, verdict, how), names in grouped.items()]
+    return "\n".join(["| key | honoured | how |", "|---|---|---|", *lines, ""])
+
+
+def _shown(head: str, names: list[str]) -> str:
+    """`services.web.deploy.` is said as `services.*.deploy.`; the names after it."""
+    prefix = f"{head}." if head else ""
+    return ", ".join(f"`{prefix}{name}`" if index == 0 else f"`{name}`" for index, name in enumerate(names))
+
+
 def unhonoured(canonical: dict[str, Any]) -> list[str]:
     """One sentence per key that is not honoured, or not known; in the manifest's order."""
     return list(dict.fromkeys(_walk("", "", canonical)))
