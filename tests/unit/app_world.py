@@ -15,7 +15,7 @@ import msgspec
 from cluster_factory import cid, three
 
 from drover.decide import app_actions as a
-from drover.decide.app_changes import deploy_draft, file_ids
+from drover.decide.app_changes import deploy_draft, file_ids, start_draft
 from drover.decide.app_steps import steps
 from drover.decide.app_view import app_view
 from drover.decide.apps import instances, verdict
@@ -115,6 +115,8 @@ class World:
                 self._attach(container, network)
             case a.Start(container=container):
                 self._start(container)
+            case a.Bring(container=container):
+                self.write(*start_draft(self.cluster, container).changes)
             case a.Rename(container=container, to=name):
                 record = self.cluster.containers[container]
                 self.write(

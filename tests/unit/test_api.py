@@ -12,6 +12,7 @@ import pytest
 from api_world import World, alive, placed, world
 
 from drover.api import joiner
+from drover.api.app import WAY_OUT
 from drover.cli.join import enter
 from drover.daemon.config import load_config
 from drover.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
@@ -196,7 +197,7 @@ async def test_status_says_since_when_the_store_is_silent(tmp_path: Path) -> Non
         store = (await api.call("GET", "/status"))["store"]
     assert store["ok"] is False
     assert api.now - 200 < store["stale_since"] < api.now - 99
-    assert store["message"].endswith("UTC: no quorum")
+    assert store["message"].endswith(f"UTC: no quorum; {WAY_OUT}")
 
 
 async def test_hosts_say_their_state_and_what_they_carry(api: World) -> None:

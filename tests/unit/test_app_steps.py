@@ -6,17 +6,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from app_world import World, web
+from app_world import LeaderDied, World, web
 from cluster_factory import host
 
 from drover.decide.app_changes import remove_draft, scale_draft
 from drover.decide.app_plan import plan
 from drover.decide.app_steps import files_of, steps
 from drover.decide.app_view import apps_view
+from drover.decide.recover import relocations
 from drover.errors import Conflict, Invalid, NotFound
 from drover.manifest.app import read_app
 from drover.model import records as r
-from drover.model.cluster import delete, put
+from drover.model.cluster import Cluster, delete, put
 
 
 def after(condition: str, image: str = "good") -> dict[str, Any]:
@@ -267,3 +268,38 @@ def test_nothing_is_done_twice_for_a_lost_host() -> None:
     world.run()
     world.write(delete(r.key("alive", "h2")))
     assert steps(world.cluster, world.cluster.apps["shop"], world.now).actions == ()
+
+
+def test_what_a_leader_left_unstarted_on_a_lost_host_is_recovered() -> None:
+    """The leader dies between create and start, and the container's host with it."""
+    world = World()
+    world.deploy({"web": web(replicas=1)})
+    world.look()
+    world.budget = 1
+    with pytest.raises(LeaderDied):
+        world.look()
+    world.budget = -1
+    identity = world.cluster.names["shop-web-1"].id
+    assert world.cluster.containers[identity].desired == "created"
+    assert relocations(without_host(world), world.now).relocations == ()
+    world.cluster = without_host(world)
+    world.look()
+    assert world.cluster.containers[identity].desired == "running"
+    assert [one.name for one in relocations(world.cluster, world.now).relocations] == ["shop-web-1"]
+    assert not world.look()
+
+
+def without_host(world: World) -> Cluster:
+    """The world once the host of the only container is lost."""
+    host = next(iter(world.cluster.placements.values())).host
+    return world.cluster.apply(world.cluster.revision + 1, [delete(r.key("alive", host))])
+
+
+def test_a_network_left_by_hand_is_joined_again() -> None:
+    world = World()
+    world.deploy({"web": web(replicas=1) | {"networks": {"a": None, "b": None}}}, networks={"a": {}, "b": {}})
+    world.run()
+    record = next(iter(world.cluster.containers.values()))
+    world.write(put(r.key("containers", record.id), msgspec.structs.replace(record, attachments={})))
+    world.run()
+    assert list(world.cluster.containers[record.id].attachments) == ["shop_b"]

@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from drover.decide import app_actions as a
+from drover.decide.app_changes import start_draft
 from drover.decide.app_steps import AppSteps, steps
 from drover.errors import Conflict, DroverError, EngineError
 from drover.gateway.call import EngineResponse, Handler, Links
@@ -204,6 +205,8 @@ class Deployer:
                 await self._join(container, network, endpoint)
             case a.Start(container=container):
                 await self._call("POST", f"/containers/{container}/start", fine=(304,))
+            case a.Bring(container=container):
+                await self._bring(container)
             case a.Rename(container=container, to=name):
                 await self._call("POST", f"/containers/{container}/rename?{urlencode({'name': name})}")
             case a.Remove(container=container, why=why, volumes=volumes):
@@ -215,6 +218,16 @@ class Deployer:
                 await self._call("DELETE", f"/networks/{quote(name, safe='')}", fine=(404,))
             case a.DropVolume(name=name):
                 await self._call("DELETE", f"/volumes/{quote(name, safe='')}", fine=(404,))
+
+    async def _bring(self, container: str) -> None:
+        """Say that a container of a lost host shall run; recovery does the rest."""
+        draft = start_draft(self._mirror.cluster, container)
+        if not draft.changes:
+            return
+        try:
+            await self._mirror.reached(await self._store.commit(list(draft.changes), dict(draft.expect)), REACH_S)
+        except CommitConflict as conflict:
+            raise Conflict(f"the records of container {container[:12]} changed meanwhile") from conflict
 
     async def _make(self, wanted: a.Make) -> None:
         if wanted.pull == "always":

@@ -6,6 +6,7 @@
     Make         POST /containers/create, connect to the other networks, start
     Join         POST /networks/X/connect
     Start        POST /containers/X/start
+    Bring        none: its host is lost, and recovery starts it elsewhere once the records say that it shall run
     Rename       POST /containers/X/rename
     Remove       POST /containers/X/stop, DELETE /containers/X
     DropNetwork  DELETE /networks/X
@@ -83,6 +84,10 @@ class Join(ContainerAction, frozen=True):
 
 
 class Start(ContainerAction, frozen=True):
+    container: str
+
+
+class Bring(ContainerAction, frozen=True):
     container: str
 
 

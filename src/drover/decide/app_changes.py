@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from drover.decide.app_view import named_app
+from drover.decide.ports import port_claims
 from drover.decide.services import Draft
 from drover.errors import Conflict, Invalid, NotFound
 from drover.model.apps import Service
 from drover.model.cluster import Change, Cluster, delete, put
-from drover.model.records import App, AppFile, Deployment, key
+from drover.model.records import App, AppFile, Deployment, Order, key
 
 HALTED = ("paused", "reverting", "reverted")
 Contents = Mapping[tuple[str, str], str]
@@ -152,6 +153,18 @@ def remove_draft(cluster: Cluster, name: str, volumes: bool) -> Draft:
     app = named_app(cluster, name)
     changed = msgspec.structs.replace(app, removed=True, remove_volumes=volumes or app.remove_volumes)
     return _draft(cluster, [put(key("apps", name), changed)] if changed != app else [], name)
+
+
+def start_draft(cluster: Cluster, container: str) -> Draft:
+    """A start order for a container whose host cannot be asked: as the gateway writes it, with its ports. No changes if
+    it has one already. Raises what the ports refuse."""
+    record = cluster.containers.get(container)
+    if record is None or record.desired != "created":
+        return Draft()
+    order = Order(number=record.order.number + 1, verb="start")
+    claims = port_claims(cluster, record)
+    told = put(key("containers", container), msgspec.structs.replace(record, order=order, desired="running"))
+    return Draft((told, *claims.changes), {**claims.expect, told.key: cluster.version(told.key)})
 
 
 def _draft(cluster: Cluster, changes: Iterable[Change], name: str) -> Draft:

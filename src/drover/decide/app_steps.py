@@ -5,6 +5,7 @@ Theory of operation. Networks and volumes first; then each service by itself, in
     a container whose service is gone, or whose slot        -> Remove
     a slot without a container, its dependencies met        -> Make
     a new container that was made and not started           -> Join what it has not joined, then Start
+    the same, and its host is lost                          -> Bring
     a new container beside none, under another name         -> Rename
     a slot with a container of an older hash                -> `rollout.advance`; of a job: Remove at once
     a service with a schedule                               -> `jobs.advance_job`
@@ -21,6 +22,7 @@ import msgspec
 
 from drover.decide.app_actions import (
     Action,
+    Bring,
     DropNetwork,
     DropVolume,
     Join,
@@ -219,12 +221,23 @@ def _brought_up(scene: _Scene, moving: Scene) -> Iterable[Action]:
         one = moving.fresh(slot)
         if one is None:
             continue
-        if one.container.desired == "created" and one.facts is not None and one.facts.engine_id:
-            joins = _unjoined(scene.cluster, scene, moving, one, slot)
-            yield from joins or [Start(name=one.container.name, container=one.container.id)]
+        yield from _run(scene, moving, one, slot)
         own = container_name(scene.app.name, moving.key, moving.target, slot)
         if one.container.name != own and own not in scene.cluster.names and not moving.stale(slot):
             yield Rename(name=one.container.name, container=one.container.id, to=own)
+
+
+def _run(scene: _Scene, moving: Scene, one: Instance, slot: str) -> list[Action]:
+    """What brings a container of the right version to run, and onto its networks. One that a leader made and had not
+    started when their hosts were lost must be told to run first: recovery leaves alone what should not run."""
+    name, container = one.container.name, one.container.id
+    waits = one.container.desired == "created"
+    if one.host not in scene.cluster.alive:
+        return [Bring(name=name, container=container)] if waits else []
+    if one.facts is None or not one.facts.engine_id:
+        return []
+    joins = _unjoined(scene.cluster, scene, moving, one, slot)
+    return joins or ([Start(name=name, container=container)] if waits else [])
 
 
 def _unjoined(cluster: Cluster, scene: _Scene, moving: Scene, one: Instance, slot: str) -> list[Action]:

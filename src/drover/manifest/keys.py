@@ -146,7 +146,7 @@ KEYS: tuple[Key, ...] = (
     Key("volumes.*.external", "yes", "must be there"),
     *_rows("volumes.*.x-drover.", "yes", "as the volume's option", "driver replicas interval"),
     *_rows("configs.*.", "yes", "kept in the cluster's store", "name file content environment"),
-    *_rows("secrets.*.", "yes", "kept in the cluster's store", "name file content environment"),
+    *_rows("secrets.*.", "yes", "kept in the cluster's store", "name file environment"),
     *_rows("configs.*.", "no", "kept per application", "external template_driver labels driver driver_opts"),
     *_rows("secrets.*.", "no", "kept per application", "external template_driver labels driver driver_opts"),
 )
