@@ -189,7 +189,10 @@ class Agent:
         made = answer is None or container.order.verb != "create"
         default = SUCCESS.get(container.order.verb, r.Answer(status=204))
         answer = msgspec.structs.replace(answer or default, number=container.order.number)
-        state = {"start": "running", "restart": "running", "create": "created"}.get(container.order.verb, "exited")
+        state = STATES.get(container.order.verb, "exited")
+        if container.order.verb in ("connect", "disconnect", "update", "rename"):
+            seen = self.world.shared.cluster.facts_of(container.id)
+            state = seen.state if seen else state
         facts = r.ContainerFacts(
             container=container.id,
             host=self.host,
@@ -200,6 +203,7 @@ class Agent:
         return put(r.key("container_facts", self.host, container.id), facts)
 
 
+STATES = {"start": "running", "restart": "running", "create": "created"}
 SUCCESS = {
     "create": r.Answer(status=201, body='{"Id":"' + "f" * 64 + '","Warnings":["slow disk"]}\n'),
     "update": r.Answer(status=200, body='{"Warnings":null}\n'),
