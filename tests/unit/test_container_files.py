@@ -66,9 +66,11 @@ async def test_after_a_reboot_they_are_written_again(files: ContainerFiles, tmp_
     assert all(path.exists() for path in placed(files, tmp_path))
 
 
-async def test_what_is_there_already_needs_no_store(files: ContainerFiles) -> None:
+async def test_what_is_there_already_needs_no_store(files: ContainerFiles, tmp_path: Path) -> None:
     await files.ready(cluster("f1", "f2"), record())
+    before = [path.read_bytes() for path in placed(files, tmp_path)]
     await files.ready(cluster(), record())
+    assert [path.read_bytes() for path in placed(files, tmp_path)] == before != []
 
 
 async def test_a_content_that_is_not_in_the_store_is_waited_for(files: ContainerFiles) -> None:

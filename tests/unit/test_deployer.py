@@ -128,7 +128,10 @@ async def test_a_missing_image_is_pulled(deployed: Deployed) -> None:
     links = deployed.world.links
     links.say("h1 h2 h3", "GET", "/images/busybox/json", refused(404, "no such image: busybox: No such image"))
 
+    pulled: list[object] = []
+
     def pull(*_: Any) -> Any:
+        pulled.append(None)
         links.say("h1 h2 h3", "GET", "/images/busybox/json", response({"Id": IMAGE}))
         return response({"status": "Pull complete"})
 
@@ -136,6 +139,8 @@ async def test_a_missing_image_is_pulled(deployed: Deployed) -> None:
     await deployed.lead("h1")
     deployed.deploy(web=web(1))
     await deployed.until("converged")
+    assert len(pulled) == 1
+    assert [deployed.cluster.facts_of(one).state for one in deployed.cluster.containers] == ["running"]  # type: ignore[union-attr]
 
 
 async def test_what_cannot_be_made_is_told_and_tried_again(deployed: Deployed) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cluster_factory import cid, container, host
 from gateway_world import API, World, ask, drop_host, engine_id, refused, relayed, response
 
-from drover.decide.converge import networks_of
+from drover.decide.attached import networks_of
 from drover.decide.default_network import PREDEFINED_IDS
 from drover.decide.overlay import mac_of
 from drover.model import records as r

@@ -150,6 +150,7 @@ async def test_who_does_not_shake_hands_is_let_go(tmp_path: Path):
     with contextlib.suppress(ConnectionResetError):
         async with asyncio.timeout(10):
             await reader.read()
+    assert reader.at_eof() or reader.exception() is not None
     writer.close()
     listener.close()
 

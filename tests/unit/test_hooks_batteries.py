@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -284,17 +285,23 @@ async def test_audit_writes_who_did_what(tmp_path: Path):
     assert "PASSWORD" not in log.read_text()
 
 
+def _listens(path: Path) -> bool:
+    """The file is there before anybody listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 @pytest.mark.parametrize("name", ["policy", "env", "audit"])
 async def test_each_runs_as_a_program(tmp_path: Path, name: str):
     config = tmp_path / "config.yml"
     config.write_text("{}" if name != "policy" else "allow: ['GET /info']")
-    socket = tmp_path / "adapter.sock"
-    arguments = ("-m", f"drover.adapters.{name}", "--config", str(config), "--listen", f"unix://{socket}")
+    path = tmp_path / "adapter.sock"
+    arguments = ("-m", f"drover.adapters.{name}", "--config", str(config), "--listen", f"unix://{path}")
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
     try:
-        await until(socket.exists)
+        await until(lambda: _listens(path))
         told = {"Method": "GET", "Request": "/v1.41/info", "Body": None}
-        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
             message = {"PowerstripProtocolVersion": 1, "Type": "pre-hook", "ClientRequest": told}
             async with session.post("http://localhost/", json=message) as response:
                 assert (await response.json())["ModifiedClientRequest"] == told

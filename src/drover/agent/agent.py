@@ -28,7 +28,8 @@ from drover.agent.view import View
 from drover.agent.volume_watch import VolumeWatch
 from drover.agent.volumes import VOLUME_LABEL
 from drover.decide import steps as s
-from drover.decide.converge import converge, networks_of
+from drover.decide.attached import networks_of
+from drover.decide.converge import converge
 from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL, SeenEvent
 from drover.errors import DroverError, Unavailable
 from drover.model import records as r

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from drover.agent.view import View
+from drover.decide.attached import left_all, network_id, networks_of
 from drover.decide.claims import addresses_of
-from drover.decide.converge import left_all, network_id, networks_of
 from drover.drivers.engine.port import Engine, SeenContainer
 from drover.drivers.engine.translate import engine_body
 from drover.model import records as r

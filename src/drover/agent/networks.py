@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 
 from drover.decide import encryption, overlay, tables
-from drover.decide.converge import networks_used
+from drover.decide.attached import networks_used
 from drover.decide.doctor import record_doubts
 from drover.decide.parking import Parked, parked
 from drover.decide.tables import Tables

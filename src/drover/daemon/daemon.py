@@ -28,6 +28,7 @@ from typing import Any
 
 import structlog
 import uvloop
+from aiohttp import web
 
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
@@ -156,22 +157,25 @@ class Daemon:
         self.server = GatewayServer(handler, self.links)
         self.deployer = Deployer(self.store, self.mirror, handler, self.links, self._leads, time.time)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
+        self.api = ApiServer(self._api_context(), self._routes(backups))
+
+    def _routes(self, backups: Restic) -> list[web.RouteDef]:
+        """What the API answers beside its own routes."""
         keeper = self.agent.actor.keeper
-        life = LifeRoutes(config.name, self.agent.actor, self.volumes, backups)
+        life = LifeRoutes(self.config.name, self.agent.actor, self.volumes, backups)
         streams = stream_routes(keeper, self.agent.actor.belongings, self.agent.actor.rounds)
         on_volumes = [*streams, *volume_api_routes(), *life.routes(), *address_routes()]
-        doctor = doctor_routes(config.name, self.mirror, self.keeper.doubts, self._client_tls)
+        doctor = doctor_routes(self.config.name, self.mirror, self.keeper.doubts, self._client_tls)
         doctor += network_routes(self.keeper.seen, self._client_tls)
         routes = [
-            *image_routes(config.name, self.engine),
+            *image_routes(self.config.name, self.engine),
             *on_volumes,
             *adapter_routes(self.hooks),
             *app_routes(),
             *doctor,
         ]
         routes += [*self.shutdown.routes(), *event_routes(), *self.rebalancer.routes()]
-        routes += StoreRecovery(config, self.member, self.store, self.mirror).routes()
-        self.api = ApiServer(self._api_context(), routes)
+        return routes + StoreRecovery(self.config, self.member, self.store, self.mirror).routes()
 
     def _leads(self) -> bool:
         return self.leadership.leader == self.config.name

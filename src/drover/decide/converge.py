@@ -47,6 +47,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from drover.decide import steps as s
+from drover.decide.attached import networks_of, networks_used
 from drover.decide.backups import backup_due
 from drover.decide.fence import Restarts, holds_claims, wants_restart
 from drover.decide.moves import active, expected_here, is_over, next_step, stands_still
@@ -279,43 +280,6 @@ def _networks_needed(context: _Context, container: r.Container, spec: Spec) -> I
             yield s.EnsureNetwork(network)
 
 
-def networks_of(cluster: Cluster, container: r.Container, spec: Spec) -> list[str]:
-    """Ids of the cluster networks a container is on: those of its create call that it has not left, and those joined
-    later."""
-    asked = [network_id(cluster, ref) for ref in spec.network_refs]
-    kept = [network for network in asked if network is not None and network not in container.left]
-    joined = [network for network in container.attachments if network in cluster.networks]
-    return list(dict.fromkeys(kept + joined))
-
-
-def created_on(cluster: Cluster, container: r.Container, network: str) -> bool:
-    """Whether the create call names a network: one of ours by id, or an engine's own by name."""
-    refs = parse_spec(container.body).network_refs
-    return network in {network_id(cluster, ref) or own_network(ref) for ref in refs}
-
-
-def own_network(ref: str) -> str:
-    """The name of an engine's own network as it is meant: `default` is its bridge."""
-    return "bridge" if ref == "default" else ref
-
-
-def left_all(cluster: Cluster, container: r.Container) -> bool:
-    """Whether it has left every network of its create call."""
-    refs = parse_spec(container.body).network_refs
-    return bool(refs) and all((network_id(cluster, ref) or own_network(ref)) in container.left for ref in refs)
-
-
-def network_id(cluster: Cluster, ref: str) -> str | None:
-    """The cluster id of a network given by name or full id (`default` is the cluster's own); None for an engine's own
-    (bridge, host, none)."""
-    if ref == "default":
-        return DEFAULT_NETWORK if DEFAULT_NETWORK in cluster.networks else None
-    named = cluster.network_names.get(ref)
-    if named is not None:
-        return named.id
-    return ref if ref in cluster.networks else None
-
-
 def _present(
     context: _Context, container: r.Container, here: SeenHere, steps: list[s.Step], waits: list[s.Wait]
 ) -> None:
@@ -427,19 +391,6 @@ def _unused_networks(context: _Context) -> Iterable[s.Step]:
     for network, engine_id in context.seen.networks.items():
         if network not in used:
             yield s.RemoveNetwork(network, engine_id)
-
-
-def networks_used(cluster: Cluster, host: str) -> set[str]:
-    """Ids of the cluster networks that containers placed on `host`, or about to come there, are on; and the default
-    one, kept for the next."""
-    used: set[str] = {DEFAULT_NETWORK} if DEFAULT_NETWORK in cluster.networks else set()
-    for placement in cluster.placements.values():
-        container = cluster.containers.get(placement.container)
-        if placement.host == host and container is not None:
-            used.update(networks_of(cluster, container, parse_spec(container.body)))
-    for container, _ in expected_here(cluster, host):
-        used.update(networks_of(cluster, container, parse_spec(container.body)))
-    return used
 
 
 def _removed_volumes(context: _Context) -> Iterable[s.Step]:

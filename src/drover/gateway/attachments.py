@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
+from drover.decide.attached import created_on
 from drover.decide.claims import addresses_of
-from drover.decide.converge import created_on
 from drover.decide.grace import Wanted, claim, given_up
 from drover.decide.overlay import is_overlay
 from drover.errors import EngineError, Forbidden

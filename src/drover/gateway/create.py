@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import msgspec
 
-from drover.decide.converge import network_id
+from drover.decide.attached import network_id
 from drover.decide.default_network import predefined_ids
 from drover.decide.grace import Wanted, claim
 from drover.decide.moves import Asked, begin_volume, move_of_volume, settled, volume_key, volume_record

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from drover.decide.addresses import next_vni, subnet_for
-from drover.decide.converge import networks_of
+from drover.decide.attached import networks_of
 from drover.decide.default_network import (
     ALLOCATION,
     PREDEFINED,

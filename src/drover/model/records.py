@@ -45,7 +45,16 @@ from typing import Literal
 
 import msgspec
 
-from drover.model.apps import Resource, Rollout, Run, Service, Trouble
+from drover.model.app_records import App as App
+from drover.model.app_records import AppFile as AppFile
+from drover.model.app_records import AppTroubles as AppTroubles
+from drover.model.app_records import Deployment as Deployment
+from drover.model.app_records import Event as Event
+from drover.model.app_records import EventHook as EventHook
+from drover.model.backup_records import Backup as Backup
+from drover.model.backup_records import BackupFacts as BackupFacts
+from drover.model.backup_records import Fill as Fill
+from drover.model.record import Record as Record
 
 Desired = Literal["created", "running", "stopped", "removed"]
 Phase = Literal["copying", "stopping", "stopped", "handed", "done", "aborting", "aborted"]
@@ -53,10 +62,6 @@ Scheduling = Literal["active", "pause", "drain", "shutdown"]
 """What a host is for: everything; nothing new; nothing at all; nothing, because the machine goes down."""
 Part = Literal["layer", "log"]
 Verb = Literal["create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"]
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of all records. Unknown fields of newer versions are ignored when read."""
 
 
 class Host(Record, frozen=True):
@@ -278,47 +283,6 @@ class ServiceAddress(Record, frozen=True):
     service: str
 
 
-class Fill(Record, frozen=True):
-    """How a volume's live set is made anew, by the host that holds the claim; it can be repeated until it succeeds.
-
-    kind       the live set becomes
-    rollback   what `snapshot` holds
-    clone      what `snapshot` of the volume `source` holds
-    import     what a client sends (and nothing until one does)
-    restore    what the backup `snapshot` of `source` in `repository` holds
-
-    `aside`: the snapshot that the present live set becomes first; empty: there is none worth keeping.
-    """
-
-    kind: Literal["rollback", "clone", "import", "restore"]
-    snapshot: str = ""
-    source: str = ""
-    repository: str = ""
-    aside: str = ""
-
-
-class Backup(Record, frozen=True):
-    """Where a volume is backed up. `every_s` 0: when asked; `keep`: how many backups stay (0: all). `asked` counts the
-    times somebody asked for one now. No secrets: those are in a file on each host."""
-
-    repository: str
-    every_s: float = 0.0
-    keep: int = 0
-    asked: int = 0
-
-
-class BackupFacts(Record, frozen=True):
-    """How this host's last backup of a volume ended: of which demand, when it was tried; why it failed, if it did. `at`
-    and `id` are of the last good one."""
-
-    asked: int = 0
-    tried_at: float = 0.0
-    at: float = 0.0
-    id: str = ""
-    failure: str = ""
-    progress: str = ""
-
-
 class Volume(Record, frozen=True):
     """A cluster volume. `host` holds the claim to write it (empty: never used yet); `epoch` only grows."""
 
@@ -460,71 +424,6 @@ class Adapters(Record, frozen=True):
 
     text: str
     applied_at: float = 0.0
-
-
-class App(Record, frozen=True):
-    """An application as last deployed, and its services before that. Networks and volumes by their full names.
-
-    `removed`: the leader takes it away, with its volumes if `remove_volumes`. `warnings`: what of the manifest is not
-    honoured. `number` grows with each change.
-    """
-
-    name: str
-    number: int = 1
-    services: dict[str, Service] = {}
-    previous: dict[str, Service] = {}
-    networks: tuple[Resource, ...] = ()
-    volumes: tuple[Resource, ...] = ()
-    warnings: tuple[str, ...] = ()
-    removed: bool = False
-    remove_volumes: bool = False
-    deployed_at: float = 0.0
-
-
-class AppFile(Record, frozen=True):
-    """The content of a config or secret, base64. Never shown again; `secret` only says what it was called."""
-
-    app: str
-    name: str
-    content: str
-    secret: bool = False
-
-
-class Deployment(Record, frozen=True):
-    """How far the leader is with an application. `runs`: per scheduled service, the last ones, oldest first."""
-
-    app: str
-    rollouts: dict[str, Rollout] = {}
-    runs: dict[str, tuple[Run, ...]] = {}
-    next_due: dict[str, float] = {}
-    """When a scheduled service is due next, seconds since the Unix epoch."""
-
-
-class AppTroubles(Record, frozen=True):
-    """What could not be done, by its object (`container/NAME`, `network/NAME`, `volume/NAME`)."""
-
-    app: str
-    troubles: dict[str, Trouble] = {}
-
-
-class Event(Record, frozen=True):
-    """Something that happened, in plain words: `says` is a sentence about `subject` (a host's, container's or volume's
-    name); `at`: when it was noticed, in seconds since the Unix epoch."""
-
-    type: str
-    subject: str = ""
-    says: str = ""
-    at: float = 0.0
-
-
-class EventHook(Record, frozen=True):
-    """Whom to tell of events: a URL or a command. `types`: globs, none for all; `cursor`: the last event dealt with."""
-
-    id: str
-    url: str = ""
-    command: str = ""
-    types: tuple[str, ...] = ()
-    cursor: str = ""
 
 
 TABLES: dict[str, type[Record]] = {

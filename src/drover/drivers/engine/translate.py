@@ -38,8 +38,8 @@ from typing import Any
 
 import msgspec
 
+from drover.decide.attached import network_id, own_network
 from drover.decide.claims import addresses_of
-from drover.decide.converge import network_id, own_network
 from drover.decide.default_network import DEFAULT_MODE, SHOWN_AS, is_on_default, predefined_ids
 from drover.decide.fence import holds_claims
 from drover.decide.names import resolvers
