@@ -267,12 +267,15 @@ def test_logs_follow_until_the_container_ends(docker: Docker):
 
 def test_a_follower_that_leaves_is_forgotten_by_the_engine(docker: Docker, sleeper: str, base: Path):
     events = docker.popen("events")
-    docker("exec", sleeper, "echo")
     assert events.stdout is not None
-    assert b"exec_" in events.stdout.readline()
-    events.kill()
-    events.wait()
-    events.stdout.close()
+    try:
+        wait_for(lambda: event_listeners(base) == 1)
+        docker("exec", sleeper, "echo")
+        assert b"exec_" in events.stdout.readline()
+    finally:
+        events.kill()
+        events.wait()
+        events.stdout.close()
     wait_for(lambda: event_listeners(base) == 0)
 
 
