@@ -101,7 +101,6 @@ def test_build_with_buildkit_and_run_at_home(bench: Bench, tmp_path: Path) -> No
     _check_build(bench, tmp_path, "1")
 
 
-@pytest.mark.xfail(strict=True, reason="a build looks for its base image on its own host only")
 def test_build_on_a_host_without_the_base_image(cluster: Lab, tmp_path: Path) -> None:
     bench = Bench(cluster, docker_program(20), "h3", "h3")
     base, derived = bench.name("base"), bench.name("derived")

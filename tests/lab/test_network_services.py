@@ -22,7 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -127,19 +128,24 @@ def test_pairs_reach_each_other_within_a_network_and_not_across(world: Cluster) 
             ips[name] = json.loads(shown)[network]["IPAddress"]
     assert len(set(ips.values())) == len(ips)
     _see_who_asks(world, {name: ip for name, ip in ips.items() if name.startswith(NETWORKS[0])})
-    for name in ips:
-        network = name.split("-")[0]
-        for other, ip in ips.items():
-            same = other.split("-")[0] == network
-            wait = ("-c", "2", "-W", "5") if same else ("-c", "1", "-W", "1")
-            told = world.docker("exec", name, "ping", "-i", "0.2", *wait, ip, check=False)
-            assert (" 0% packet loss" in told) == same, (name, other, told)
-        peers = [world.docker("exec", name, "nslookup", f"{network}-{host.name}") for host in world.lab.hosts]
-        assert all(ips[f"{network}-{host.name}"] in told for host, told in zip(world.lab.hosts, peers, strict=True))
-        outside = world.docker("exec", name, "ping", "-c", "2", "-W", "5", world.lab.topology.gateway, check=False)
-        assert " 0% packet loss" in outside, (name, outside)
+    with ThreadPoolExecutor(len(ips)) as pool:
+        list(pool.map(lambda name: _see_what_it_reaches(world, name, ips), ips))
     world.docker("rm", "-f", *ips)
     world.docker("network", "rm", *NETWORKS)
+
+
+def _see_what_it_reaches(world: Cluster, name: str, ips: Mapping[str, str]) -> None:
+    """The containers of its own network, by address and by name, none of the others, and the world outside."""
+    network = name.split("-")[0]
+    for other, ip in ips.items():
+        same = other.split("-")[0] == network
+        wait = ("-c", "2", "-W", "5") if same else ("-c", "1", "-W", "1")
+        told = world.docker("exec", name, "ping", "-i", "0.2", *wait, ip, check=False)
+        assert (" 0% packet loss" in told) == same, (name, other, told)
+    peers = [world.docker("exec", name, "nslookup", f"{network}-{host.name}") for host in world.lab.hosts]
+    assert all(ips[f"{network}-{host.name}"] in told for host, told in zip(world.lab.hosts, peers, strict=True))
+    outside = world.docker("exec", name, "ping", "-c", "2", "-W", "5", world.lab.topology.gateway, check=False)
+    assert " 0% packet loss" in outside, (name, outside)
 
 
 def _see_who_asks(world: Cluster, ips: dict[str, str]) -> None:

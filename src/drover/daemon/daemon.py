@@ -150,7 +150,13 @@ class Daemon:
         self.event_hooks = HookRunner(self.store, self.mirror, self._leads, time.time)
         self.links = self._links(self._client_tls)
         self.gateway = Gateway(
-            config.name, self.store, self.mirror, self.links, time.time, lambda: secrets.token_hex(32)
+            config.name,
+            self.store,
+            self.mirror,
+            self.links,
+            time.time,
+            lambda: secrets.token_hex(32),
+            self.images.fetch,
         )
         self.hooks = HookLayer(self.mirror, self.links)
         handler = self.hooks.wrap(self.gateway.handle)

@@ -21,6 +21,11 @@ BodyReader = Callable[[int], Awaitable[bytes]]
 """Reads the whole request body; raises `Invalid` if it is larger than the given number of bytes."""
 Edit = Callable[[bytes], bytes]
 
+Inspect = Callable[[AsyncIterator[bytes]], Awaitable[None]]
+"""Reads the pieces of a request body. A piece goes to the engine when the next is asked for, all when it returns."""
+Fetch = Callable[[str, str, Callable[[str], None]], Awaitable[None]]
+"""Has this host's engine get an image (id, reference) from another host; raises `NotFound` if nobody has it."""
+
 JSON_LIMIT_BYTES = 8 * 1024 * 1024
 
 
@@ -91,6 +96,7 @@ class Relay(msgspec.Struct, frozen=True, kw_only=True):
     JSON and framed (buffered up to a limit, Content-Length made anew). `edit_lines`: applied to each
     newline-terminated piece of a streamed response, at once. `seen`: called with status and the whole body of a
     buffered response (implies buffering). `hook`: is asked about the response before the client gets any of it.
+    `inspect`: reads along in the client's request body, and by not asking for more withholds the rest from the engine.
     """
 
     host: str
@@ -100,6 +106,7 @@ class Relay(msgspec.Struct, frozen=True, kw_only=True):
     edit_lines: Edit | None = None
     seen: Callable[[int, bytes], None] | None = None
     hook: ResponseHook | None = None
+    inspect: Inspect | None = None
 
 
 Outcome = Reply | Relay

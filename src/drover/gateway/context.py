@@ -21,7 +21,7 @@ import structlog
 from drover.decide.health import down_sentence
 from drover.decide.resolve import resolve_container, resolve_network
 from drover.errors import Conflict, EngineError, Invalid, NotFound, Unavailable
-from drover.gateway.call import Call, EngineResponse, Headers, Links, Outcome, Reply
+from drover.gateway.call import Call, EngineResponse, Fetch, Headers, Links, Outcome, Reply
 from drover.gateway.execmap import ExecMap
 from drover.gateway.ids import IdMap
 from drover.gateway.repeats import Repeats
@@ -40,7 +40,8 @@ log = structlog.get_logger("drover.gateway")
 
 
 class Context:
-    """`clock` gives seconds since the Unix epoch, `new_id` 64 hex digits. `host` is this host's name."""
+    """`clock` gives seconds since the Unix epoch, `new_id` 64 hex digits. `host` is this host's name.
+    `fetch` brings its engine images from others, where images are real."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Context:
         links: Links,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        fetch: Fetch | None = None,
     ) -> None:
         self.host = host
         self.store = store
@@ -57,6 +59,7 @@ class Context:
         self.links = links
         self.clock = clock
         self.new_id = new_id
+        self.fetch = fetch
         self.ids = IdMap()
         self._versions = SpokenVersions()
         self.execs = ExecMap()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from drover.errors import DroverError, Unavailable
-from drover.gateway.call import Call, Links, Outcome
+from drover.gateway.call import Call, Fetch, Links, Outcome
 from drover.gateway.context import Context, log, message_reply
 from drover.gateway.routes import find_route
 from drover.gateway.versions import refuse_version
@@ -29,7 +29,8 @@ WITHOUT_RECORDS = ("system.ping", "system.version", "system.auth", "system.sessi
 
 
 class Gateway:
-    """`host`: this host's name. `clock`: seconds since the Unix epoch. `new_id`: 64 hex digits, never the same."""
+    """`host`: this host's name. `clock`: seconds since the Unix epoch. `new_id`: 64 hex digits, never the same.
+    `fetch`: brings this host's engine an image of another; without it, a build knows its own host's images only."""
 
     def __init__(
         self,
@@ -39,8 +40,9 @@ class Gateway:
         links: Links,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        fetch: Fetch | None = None,
     ) -> None:
-        self.context = Context(host, store, mirror, links, clock, new_id)
+        self.context = Context(host, store, mirror, links, clock, new_id, fetch)
 
     async def handle(self, call: Call) -> Outcome:
         """Answer one call; never raises but when it is cancelled."""

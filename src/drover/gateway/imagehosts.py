@@ -66,6 +66,8 @@ def absent(answer: EngineResponse, name: str) -> EngineError:
 
 def newest(found: Mapping[str, EngineResponse]) -> FoundImage:
     """The image that was tagged last among what the hosts have; the first host's where that says nothing."""
+    if not found:
+        return FoundImage()
     images = {host: msgspec.json.decode(answer.body, type=_Image) for host, answer in found.items()}
     chosen = max(images.values(), key=lambda image: image.metadata.last_tag_time)
     return FoundImage(chosen.id, frozenset(host for host, image in images.items() if image.id == chosen.id))

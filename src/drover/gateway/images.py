@@ -4,7 +4,8 @@ call                                        goes to
 list                                        all hosts; merged by id
 inspect, history, push, get (one or many)   a host that has it (all of them), this one first
 tag, rm                                     every host that has it; the answers merged
-pull, import, load, build, search, …        this host's engine (`system.relay_front`); others fetch it at first use
+pull, import, load, search, …               this host's engine (`system.relay_front`); others fetch it at first use
+build                                       this host's engine, its base images with it (`buildbases`)
 build with a cluster network                a host that has the network, under the network's name
 prune, build prune                          all hosts; merged
 """
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
 from drover.errors import EngineError
+from drover.gateway.buildbases import bases_of
 from drover.gateway.call import Call, EngineResponse, Outcome, Relay, Reply
 from drover.gateway.context import Context, decoded, json_reply, message_of, succeeded, target_of
 from drover.gateway.imagehosts import ask_for_image, hosts_with
@@ -87,11 +89,13 @@ def each_once(items: list[Any]) -> list[Any]:
 async def build(ctx: Context, call: Call) -> Outcome:
     network = _network(ctx.cluster, call.query("networkmode"))
     if network is None:
-        return Relay(host=ctx.front())
+        front = ctx.front()
+        return Relay(host=front, inspect=bases_of(ctx, call, front))
     pairs = parse_qsl(call.query_string, keep_blank_values=True)
     query = urlencode([(name, network.name if name == "networkmode" else value) for name, value in pairs])
     having = [host for host in ctx.usable() if f"{host}/{network.id}" in ctx.cluster.network_facts]
-    return Relay(host=having[0] if having else ctx.front(), target=target_of(call, call.path, query))
+    host = having[0] if having else ctx.front()
+    return Relay(host=host, target=target_of(call, call.path, query), inspect=bases_of(ctx, call, host))
 
 
 def _network(cluster: Cluster, ref: str) -> r.Network | None:

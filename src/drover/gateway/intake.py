@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from drover.errors import Invalid
 from drover.gateway.pipes import Flow
-from drover.wire.bodies import Body, Data, Framing, Mode
+from drover.wire.bodies import Body, Data, Framing, Mode, Sink
 from drover.wire.heads import BadMessage
 
 HOLD_BYTES = 64 * 1024
@@ -129,9 +129,9 @@ class Intake:
         await complete
         return b"".join(pieces)
 
-    def relay(self, write: Write) -> None:
-        """Pass the body on as it comes."""
-        self._consume(self._body or Body(self._framing), write)
+    def relay(self, write: Write, sink: Sink | None = None) -> None:
+        """Pass the body on as it comes; `sink` gets each piece of the payload before `write` its bytes."""
+        self._consume(self._body or Body(self._framing, sink), write)
 
     def discard(self) -> None:
         """Drop the rest of the body."""

@@ -21,6 +21,7 @@ import asyncio
 from typing import Protocol
 
 from drover.errors import DroverError
+from drover.gateway.bodygate import BodyGate
 from drover.gateway.call import Relay
 from drover.gateway.edits import Held, ResponseEdit, choose_edit
 from drover.gateway.engine_side import EngineConnection
@@ -56,6 +57,7 @@ class Relaying:
         self._body = client.intake.payload if relay.body is None else relay.body
         self._connection: EngineConnection | None = None
         self._done: asyncio.Future[None] | None = None
+        self._gate: BodyGate | None = None
         self._edit: ResponseEdit | None = None
         self._unsent = b""
         """A head that waits for the body bytes that came with it, never longer: one write, one wake-up."""
@@ -93,15 +95,26 @@ class Relaying:
         raw = self._raw_head()
         if self._body is None:
             connection.begin(self, self._head, raw)
-            self._intake.relay(connection.write)
+            self._relay_body(connection)
         else:
             connection.begin(self, self._head, raw + self._body)
             self._intake.discard()
         self._pass_end_on()
 
+    def _relay_body(self, connection: EngineConnection) -> None:
+        if self._relay.inspect is None:
+            self._intake.relay(connection.write)
+            return
+        self._gate = BodyGate(self._relay.inspect, self._intake, connection.write, self._pass_end_on)
+        self._intake.relay(self._gate.write, self._gate.see)
+
+    @property
+    def _withheld(self) -> bool:
+        return self._gate is not None and self._gate.holding
+
     def _pass_end_on(self) -> None:
         """Tell the engine that the client has ended its direction, once all that belongs to the exchange is sent."""
-        if self._connection is not None and self._client.ended and not self._intake.pending:
+        if self._connection is not None and self._client.ended and not self._intake.pending and not self._withheld:
             self._connection.write_eof()
 
     def _raw_head(self) -> bytes:
@@ -119,7 +132,9 @@ class Relaying:
         """The exchange is over: pool, flush or cut the engine's connection."""
         self._connection = None
         self._intake.hold(False)
-        body_sent = self._body is not None or self._intake.complete
+        body_sent = self._body is not None or (self._intake.complete and not self._withheld)
+        if self._gate is not None:
+            self._gate.close()
         if self._in_tunnel and self._client.ended:
             connection.finish()
         elif body_sent:
@@ -220,7 +235,7 @@ class Relaying:
             self._done.set_exception(error)
 
     def engine_full(self, full: bool) -> None:
-        self._intake.hold(full)
+        (self._intake.hold if self._gate is None else self._gate.engine_full)(full)
 
     def _finish(self) -> None:
         if self._done is not None and not self._done.done():
