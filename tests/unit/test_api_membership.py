@@ -29,6 +29,12 @@ CSR = certificates.request(KEY, "h2").decode()
 TEXT, TOKEN = token.mint(lambda count: "7f" * count, "00" * 32, NOW)
 PARSED = token.parse(TEXT)
 WISH = JoinRequest(token_id=PARSED.id, secret=PARSED.secret, name="h2", address="192.0.2.2", csr=CSR, now=NOW)
+
+
+def join_of(before: Cluster, wish: JoinRequest, now: float) -> membership.Decision:
+    return decide_join(before, wish, certificates.key_id(wish.csr.encode()), now)
+
+
 H1 = Host(name="h1", id="1", index=1, address="192.0.2.1")
 
 
@@ -49,7 +55,7 @@ def applied(before: Cluster, decision: membership.Decision) -> Cluster:
 
 def test_a_join_is_one_commit_of_host_token_and_index() -> None:
     before = cluster()
-    decision = decide_join(before, WISH, NOW)
+    decision = join_of(before, WISH, NOW)
     after = applied(before, decision)
     assert after.hosts["h2"] == decision.host
     assert after.hosts["h2"].index == 2
@@ -62,7 +68,7 @@ def decide_join_index(after: Cluster) -> int:
     """The index the next host would get."""
     reusable = put(key("tokens", TOKEN.id), msgspec.structs.replace(TOKEN, reusable=True))
     other = msgspec.structs.replace(WISH, name="h9", address="192.0.2.99", csr=_other_csr())
-    joined = decide_join(after.apply(after.revision + 1, [reusable]), other, NOW).host
+    joined = join_of(after.apply(after.revision + 1, [reusable]), other, NOW).host
     assert joined is not None
     return joined.index
 
@@ -72,23 +78,23 @@ def _other_csr() -> str:
 
 
 def test_an_index_is_never_used_again() -> None:
-    joined = applied(cluster(), decide_join(cluster(), WISH, NOW))
+    joined = applied(cluster(), join_of(cluster(), WISH, NOW))
     removed = applied(joined, decide_removal(joined, "h2", force=False, leaving=False))
     assert "h2" not in removed.hosts
     assert decide_join_index(removed) == 3
 
 
 def test_the_same_host_may_repeat_its_join_and_nothing_is_written() -> None:
-    joined = applied(cluster(), decide_join(cluster(), WISH, NOW))
-    again = decide_join(joined, WISH, NOW + 10)
+    joined = applied(cluster(), join_of(cluster(), WISH, NOW))
+    again = join_of(joined, WISH, NOW + 10)
     assert again.changes == ()
     assert again.host == joined.hosts["h2"]
 
 
 def test_another_key_is_another_host() -> None:
-    joined = applied(cluster(), decide_join(cluster(), WISH, NOW))
+    joined = applied(cluster(), join_of(cluster(), WISH, NOW))
     with pytest.raises(Forbidden, match="already used by host h2"):
-        decide_join(joined, msgspec.structs.replace(WISH, csr=_other_csr()), NOW)
+        join_of(joined, msgspec.structs.replace(WISH, csr=_other_csr()), NOW)
 
 
 def spent(record: Token) -> Change:
@@ -118,13 +124,13 @@ def test_each_refusal_says_which(
     changed: dict[str, object], more: tuple[Change, ...], at: float, kind: type[DroverError], says: str
 ) -> None:
     with pytest.raises(kind, match=says) as caught:
-        decide_join(cluster(*more), msgspec.structs.replace(WISH, **changed), at)
+        join_of(cluster(*more), msgspec.structs.replace(WISH, **changed), at)
     assert caught.value.hint
 
 
 def test_a_stranger_with_a_wrong_secret_learns_no_names() -> None:
     with pytest.raises(Forbidden, match="forged"):
-        decide_join(cluster(host("h2")), msgspec.structs.replace(WISH, secret="0" * 32), NOW)
+        join_of(cluster(host("h2")), msgspec.structs.replace(WISH, secret="0" * 32), NOW)
 
 
 def crowded() -> tuple[Change, ...]:

@@ -10,11 +10,10 @@ from click.testing import CliRunner, Result
 from cluster_factory import address, container, network, world
 from hypothesis import given
 from hypothesis import strategies as st
-from test_api_membership import H1, NOW, WISH, host
+from test_api_membership import H1, NOW, WISH, host, join_of
 from test_api_membership import cluster as clear_cluster
 
 from drover.api.founding import founding_changes
-from drover.api.membership import decide_join
 from drover.cli import enrol
 from drover.cli import main as cli
 from drover.daemon.config import load_bootstrap, load_config
@@ -113,7 +112,7 @@ def test_no_network_overlaps_the_tunnels() -> None:
 def test_a_host_that_cannot_encrypt_cannot_join() -> None:
     wish = msgspec.structs.replace(WISH, lacks="the kernel of this host has no WireGuard")
     with pytest.raises(Forbidden) as refused:
-        decide_join(clear_cluster(ON), wish, NOW)
+        join_of(clear_cluster(ON), wish, NOW)
     told = "this cluster encrypts what containers say between hosts, and h2 cannot: "
     assert refused.value.message == told + wish.lacks
     assert "--encrypt wireguard-go" in refused.value.hint
@@ -121,10 +120,10 @@ def test_a_host_that_cannot_encrypt_cannot_join() -> None:
 
 def test_a_host_joins_with_its_key() -> None:
     wish = msgspec.structs.replace(WISH, wireguard_key=PUBLIC)
-    joined = decide_join(clear_cluster(ON), wish, NOW).host
+    joined = join_of(clear_cluster(ON), wish, NOW).host
     assert joined is not None
     assert joined.wireguard_key == PUBLIC
-    in_clear = decide_join(clear_cluster(), wish, NOW).host
+    in_clear = join_of(clear_cluster(), wish, NOW).host
     assert in_clear is not None
     assert in_clear.wireguard_key == ""
 
@@ -132,16 +131,16 @@ def test_a_host_joins_with_its_key() -> None:
 def test_who_insists_on_encryption_is_in_no_clear_cluster() -> None:
     wish = msgspec.structs.replace(WISH, wireguard_key=PUBLIC, insists=True)
     with pytest.raises(Conflict, match="does not encrypt"):
-        decide_join(clear_cluster(), wish, NOW)
+        join_of(clear_cluster(), wish, NOW)
 
 
 def test_a_key_must_be_one_and_addresses_last() -> None:
     for text in ("short", "!!", PUBLIC[:-4]):
         with pytest.raises(Invalid, match="no WireGuard key"):
-            decide_join(clear_cluster(ON), msgspec.structs.replace(WISH, wireguard_key=text), NOW)
+            join_of(clear_cluster(ON), msgspec.structs.replace(WISH, wireguard_key=text), NOW)
     full = clear_cluster(ON, host("h9", index=MAX_INDEX))
     with pytest.raises(Conflict, match=f"addresses for {MAX_INDEX} hosts"):
-        decide_join(full, msgspec.structs.replace(WISH, wireguard_key=PUBLIC), NOW)
+        join_of(full, msgspec.structs.replace(WISH, wireguard_key=PUBLIC), NOW)
 
 
 def test_a_cluster_is_founded_encrypted_or_not() -> None:

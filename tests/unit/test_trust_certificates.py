@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
 from drover.errors import Invalid
-from drover.trust import certificates
+from drover.trust import certificates, names
 from drover.trust.certificates import DAY_S
 from drover.trust.files import write_private
 
@@ -101,22 +101,22 @@ def test_renewal_keeps_key_and_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a.b", "a/b", "a" * 64, "ä", "a\n"])
 def test_bad_host_names_are_refused(name: str) -> None:
     with pytest.raises(Invalid, match="cannot be a host's name"):
-        certificates.check_host_name(name)
+        names.check_host_name(name)
 
 
 @pytest.mark.parametrize("name", ["a", "web-1", "0", "a" * 63])
 def test_good_host_names_pass(name: str) -> None:
-    assert certificates.check_host_name(name) == name
+    assert names.check_host_name(name) == name
 
 
 @pytest.mark.parametrize("address", ["", "web1", "0.0.0.0", "::", "224.0.0.1", "1.2.3"])
 def test_bad_addresses_are_refused(address: str) -> None:
     with pytest.raises(Invalid):
-        certificates.check_address(address)
+        names.check_address(address)
 
 
 def test_addresses_become_canonical() -> None:
-    assert certificates.check_address("2001:DB8:0::1") == "2001:db8::1"
+    assert names.check_address("2001:DB8:0::1") == "2001:db8::1"
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ from drover.errors import Conflict, DroverError, Forbidden, Invalid, NotFound
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.records import Host, Scheduling, Setting, key
 from drover.store.port import CommitConflict
-from drover.trust import certificates, tls, token
+from drover.trust import apart, names, tls, token
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -165,24 +165,25 @@ async def get_ca(request: web.Request) -> web.Response:
 
 async def post_join(request: web.Request) -> web.Response:
     context, wish = request.app[CONTEXT], await body_of(request, JoinRequest)
-    decision = await commit(context, lambda cluster: membership.decide_join(cluster, wish, context.clock()))
+    csr_pem = wish.csr.encode()
+    identity = await apart.key_id(csr_pem)
+    decision = await commit(context, lambda cluster: membership.decide_join(cluster, wish, identity, context.clock()))
     host = decision.host
     if host is None:
         raise NotFound(f"host {wish.name} vanished while it joined", hint="join again")
     log.info("a host joined", name=host.name, address=host.address, token=wish.token_id)
-    return json_answer(_join_answer(context, wish.csr.encode(), host))
+    return json_answer(await _join_answer(context, csr_pem, host))
 
 
-def _join_answer(context: Context, csr_pem: bytes, host: Host) -> JoinAnswer:
-    authority = certificates.load_authority(context.tls_dir)
-    issued = certificates.issue(authority, csr_pem, host.name, host.address, context.clock())
+async def _join_answer(context: Context, csr_pem: bytes, host: Host) -> JoinAnswer:
+    issued = await apart.issue(context.tls_dir, csr_pem, host.name, host.address, context.clock())
     members = context.mirror.cluster.members
     urls = tuple(member.client_url for _, member in sorted(members.items()))
     return JoinAnswer(
         host=host,
         cluster_name=context.cluster_name,
-        certificate=issued.decode(),
-        ca_key=authority.key.decode(),
+        certificate=issued,
+        ca_key=(context.tls_dir / "ca.key").read_text(),
         store_managed=context.store_managed,
         store_endpoints=urls if context.store_managed else context.store_endpoints,
         encrypted=is_encrypted(context.mirror.cluster),
@@ -192,7 +193,7 @@ def _join_answer(context: Context, csr_pem: bytes, host: Host) -> JoinAnswer:
 async def get_status(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     answer = views.status_view(context.mirror.cluster, context.host)
-    expiry = certificates.expires_at((context.tls_dir / "host.crt").read_bytes())
+    expiry = await apart.ends_at((context.tls_dir / "host.crt").read_bytes())
     return json_answer(
         answer
         | {
@@ -267,7 +268,7 @@ async def delete_host(request: web.Request) -> web.Response:
 
 async def post_token(request: web.Request) -> web.Response:
     context, body = request.app[CONTEXT], await body_of(request, TokenBody)
-    ca_fingerprint = certificates.fingerprint((context.tls_dir / "ca.crt").read_bytes())
+    ca_fingerprint = names.fingerprint((context.tls_dir / "ca.crt").read_bytes())
     text, record = token.mint(secrets.token_hex, ca_fingerprint, context.clock(), body.ttl_s, body.reusable)
     record_key = key("tokens", record.id)
     await commit(context, lambda _: Decision((put(record_key, record),), {record_key: 0}))

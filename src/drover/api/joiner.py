@@ -20,7 +20,7 @@ from drover.api.answers import exchange
 from drover.api.membership import JoinAnswer, JoinRequest
 from drover.errors import Forbidden, Invalid, Unavailable
 from drover.trust import tls
-from drover.trust.certificates import fingerprint
+from drover.trust.names import fingerprint
 
 DEFAULT_PORT = 4740
 DEADLINE_S = 30.0

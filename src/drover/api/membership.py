@@ -30,7 +30,7 @@ from drover.errors import Conflict, DroverError, Forbidden, Invalid, NotFound
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.records import Host, Scheduling, Setting, key
 from drover.trust import token
-from drover.trust.certificates import check_address, check_host_name, key_id
+from drover.trust.names import check_address, check_host_name
 from drover.trust.wireguard import check_public_key
 
 MAX_SKEW_S = 300.0
@@ -80,9 +80,9 @@ class Decision(msgspec.Struct, frozen=True):
     host: Host | None = None
 
 
-def decide_join(cluster: Cluster, request: JoinRequest, now: float) -> Decision:
-    """Take the host in, or raise the refusal of the module's table."""
-    host = _wanted(cluster, request, now)
+def decide_join(cluster: Cluster, request: JoinRequest, identity: str, now: float) -> Decision:
+    """Take the host in, or raise the refusal of the module's table. `identity`: the key id of the request."""
+    host = _wanted(cluster, request, identity, now)
     record = cluster.tokens.get(request.token_id)
     present = cluster.hosts.get(host.name)
     again = present is not None and present.id == host.id and record is not None and host.name in record.used_by
@@ -183,7 +183,7 @@ def _things(names: Sequence[str], noun: str) -> str:
     return f"{count(len(names), noun)} ({', '.join(names[:SHOWN])}{more})"
 
 
-def _wanted(cluster: Cluster, request: JoinRequest, now: float) -> Host:
+def _wanted(cluster: Cluster, request: JoinRequest, identity: str, now: float) -> Host:
     """The record the joining host would get."""
     check_labels(request.labels)
     for port in (request.api_port, request.tunnel_port):
@@ -191,7 +191,7 @@ def _wanted(cluster: Cluster, request: JoinRequest, now: float) -> Host:
             raise Invalid(f"{port} is no port", hint="use 1 to 65535")
     return Host(
         name=check_host_name(request.name),
-        id=key_id(request.csr.encode()),
+        id=identity,
         index=_next_index(cluster),
         address=check_address(request.address),
         labels=request.labels,

@@ -32,7 +32,7 @@ from drover.drivers.volumes.pool import make_pool
 from drover.errors import Conflict, DeadlineExceeded, Invalid, MissingTool, Unavailable
 from drover.model.records import Host
 from drover.model.sizes import parse_size
-from drover.trust.certificates import check_address, check_host_name
+from drover.trust.names import check_address, check_host_name
 
 START_DEADLINE_S = 60.0
 

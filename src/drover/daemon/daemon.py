@@ -89,7 +89,7 @@ from drover.gateway.tunnel import TunnelServer
 from drover.store.etcd import EtcdStore
 from drover.store.mirror import Mirror
 from drover.store.port import Batch, CommitConflict
-from drover.trust import certificates, tls
+from drover.trust import apart, tls
 from drover.trust.wireguard import private_key
 
 log = structlog.get_logger("drover.daemon")
@@ -345,10 +345,13 @@ class Daemon:
 
     async def _renew_certificate(self) -> None:
         while True:
-            if certificates.renew_if_due(self.config.tls_dir, time.time()):
-                tls.reload(self._client_tls, self.config.tls_dir)
-                tls.reload(self._tunnel_tls, self.config.tls_dir)
-                self.api.reload_tls()
+            try:
+                if await apart.renew_if_due(self.config.tls_dir, time.time()):
+                    tls.reload(self._client_tls, self.config.tls_dir)
+                    tls.reload(self._tunnel_tls, self.config.tls_dir)
+                    self.api.reload_tls()
+            except (DroverError, OSError) as error:  # there are thirty days to try again
+                log.error("this host's certificate cannot be renewed", error=str(error))
             await asyncio.sleep(RENEWAL_CHECK_S)
 
 

@@ -13,6 +13,9 @@ every other. The CA's key goes to every host at join, so that any host can take 
 
 A certificate's names come from the issuer's arguments; of a request (CSR) only the public key is used. Times are
 seconds since the Unix epoch, given by the caller. Certificates begin a day early, so that clocks may differ.
+
+The daemon does not import this module but asks a process of its own (`trust.apart`): what reads and signs certificates
+takes 8 MB, and is needed for a moment a month.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
-import re
 from pathlib import Path
 
 import msgspec
@@ -31,6 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from drover.errors import Invalid
 from drover.trust.files import write_private
+from drover.trust.names import check_address, check_host_name
 
 DAY_S = 86_400.0
 CA_LIFETIME_S = 3_653 * DAY_S
@@ -39,35 +42,12 @@ RENEW_BEFORE_S = 30 * DAY_S
 BACKDATE_S = DAY_S
 FILES = ("ca.crt", "ca.key", "host.crt", "host.key")
 
-_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
 
 class Authority(msgspec.Struct, frozen=True):
     """A CA as PEM texts: `certificate` is public, `key` is not."""
 
     certificate: bytes
     key: bytes
-
-
-def check_host_name(name: str) -> str:
-    """The name itself, if it can be a host's: it becomes a certificate's name and a part of store keys."""
-    if not _HOST_NAME.fullmatch(name):
-        raise Invalid(
-            f"{name!r} cannot be a host's name",
-            hint="use 1 to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends",
-        )
-    return name
-
-
-def check_address(address: str) -> str:
-    """The address in its canonical form; raises `Invalid` if other hosts could not reach it or it is no address."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        raise Invalid(f"{address!r} is not an IP address", hint="give the address other hosts reach this one by")
-    if parsed.is_unspecified or parsed.is_multicast:
-        raise Invalid(f"{address} cannot be a host's address", hint="give the address other hosts reach this one by")
-    return str(parsed)
 
 
 def new_key() -> bytes:
@@ -117,11 +97,6 @@ def key_id(csr_pem: bytes) -> str:
 def issue(authority: Authority, csr_pem: bytes, name: str, address: str, now: float) -> bytes:
     """A host certificate (PEM) for the key of the request, valid for the host's name, its address and loopback."""
     return _issue(authority, requested_key(csr_pem), name, address, now)
-
-
-def fingerprint(certificate_pem: bytes) -> str:
-    """SHA-256 of the certificate's DER form, 64 hex digits."""
-    return _load(certificate_pem).fingerprint(hashes.SHA256()).hex()
 
 
 def expires_at(certificate_pem: bytes) -> float:
