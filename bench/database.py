@@ -50,6 +50,7 @@ while [ ! -e /tmp/end ]; do
     echo "$begin $(date +%s.%N) $(echo $said)" >> /tmp/failed
   fi
 done
+exec sleep infinity  # what it wrote down is asked for by exec, which a container that ended refuses
 """
 LOAD = """
 mkdir -p /tmp/load; cd /tmp/load; n=0
@@ -58,6 +59,7 @@ while [ ! -e /tmp/end ]; do
   pgbench -h db -U postgres -n -M prepared -c 4 -T 20 -R 100 -l --log-prefix=run$n postgres >/dev/null 2>>/tmp/failed
 done
 echo done > /tmp/ended
+exec sleep infinity
 """
 
 
