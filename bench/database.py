@@ -33,6 +33,8 @@ from drover.lab import Lab
 LAB = "proof"
 DEADLINE_S = 180.0
 ROUND_TRIP = ("h2", "h3", "h1")
+BETWEEN_S = 45.0
+"""Between two moves: hosts forget old snapshots after half a minute, and deleting those slows a disk down."""
 CUT = ("terminating connection", "closed the connection unexpectedly", "connection to server was lost", "SSL SYSCALL")
 """What a client says whose connection was there and ended."""
 SUMS = """
@@ -103,10 +105,11 @@ class Proof:
         self.on("h1", "docker", "volume", "create", *options, "pgdata")
         check = ("--health-cmd", "pg_isready -q -h 127.0.0.1", "--health-interval", "5s")
         data = ("-v", "pgdata:/var/lib/postgresql/data", "-e", "POSTGRES_HOST_AUTH_METHOD=trust")
+        label = ("--label", "drover.checkpoint=psql -U postgres -qc checkpoint")
         where = ("-e", "constraint:host==~h1") if replicas else ("-e", "constraint:host==h1")
         tuned = ("postgres", "-c", "max_wal_size=4GB", "-c", "checkpoint_timeout=30s")
         run = ("docker", "run", "-d", "--network", "app")
-        self.on("h1", *run, "--name", "db", *data, *check, *where, "postgres:15", *tuned)
+        self.on("h1", *run, "--name", "db", *data, *check, *label, *where, "postgres:15", *tuned)
         self.until(self.ready, "the database")
         fill = ("pgbench", "-i", "-q", "-s", str(self.scale), "-U", "postgres", "postgres")
         self.on("h1", "docker", "exec", "db", *fill)
@@ -203,6 +206,7 @@ def moves(proof: Proof, turns: int) -> dict[str, Any]:
     proof.start(replicas=0)
     made = []
     for target in ROUND_TRIP * turns:
+        time.sleep(BETWEEN_S)
         made.append(move(proof, target))
         print(json.dumps(made[-1]), flush=True)
     proof.finish()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
+import signal
 import stat
-from collections.abc import AsyncIterator
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -199,3 +204,42 @@ def test_listening_ports_are_those_that_others_reach() -> None:
         "   5: 00000000000000000000000001000000:0051 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 4",
     ]
     assert listening_ports(lines) == {5432, 80}
+
+
+@pytest.fixture
+def first_process() -> Iterator[int]:
+    """The first process of a PID namespace of its own, with a child that would outlive it."""
+    argv = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "sleep 60 & sleep 60; true"]
+    outer = subprocess.Popen(argv)
+    children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+    while not children.read_text().split():
+        time.sleep(0.01)
+    yield int(children.read_text().split()[0])
+    outer.kill()
+    outer.wait()
+
+
+@needs_root
+async def test_the_end_of_a_container_is_told_when_all_of_it_has_ended(first_process: int) -> None:
+    async with LinuxInsides().ending(first_process, engine_id="") as ended:
+        await asyncio.sleep(0)
+        assert not ended.is_set()
+        os.kill(first_process, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            await ended.wait()
+
+
+@needs_root
+async def test_the_end_is_not_told_of_what_is_not_surely_that_container(first_process: int) -> None:
+    insides = LinuxInsides()
+    async with (
+        insides.ending(first_process, engine_id="f" * 64) as another,
+        insides.ending(os.getpid(), engine_id="") as not_the_first,
+        insides.ending(2**22 + 1, engine_id="") as gone,
+    ):
+        pidfd = os.pidfd_open(first_process)
+        os.kill(first_process, signal.SIGKILL)
+        await asyncio.to_thread(select.select, [pidfd], [], [], 10)
+        os.close(pidfd)
+        await asyncio.sleep(0)
+        assert [another.is_set(), not_the_first.is_set(), gone.is_set()] == [False, False, False]

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 from drover.agent.act import Drivers
 from drover.agent.agent import Agent
-from drover.agent.belongings import AskedPart
+from drover.agent.belongings import CHECKPOINT_LABEL, AskedPart
 from drover.agent.volumes import Incoming, Round, Wanted
 from drover.decide import moves
 from drover.drivers.backups.fake import FakeBackups
@@ -53,9 +53,10 @@ class SimHost:
         self.world = world
         self.name = name
         self.engine = FakeEngine(seed=name)
+        self.engine.teardown_s = 0.1
         self.image = self.engine.images.add(make_image([b"base"]), "busybox:latest")
         self.disk = FakeVolumes()
-        self.insides = FakeInsides()
+        self.insides = FakeInsides(self.engine)
         self.backups = FakeBackups(self.disk.read_at, self.disk.write_at)
         self.network = FakeNetwork()
         self.store: MemoryStore = world.shared.client()
@@ -118,6 +119,11 @@ class Streams:
         self._check(other)
         return await other.agent.actor.rounds.take_round(volumes)
 
+    async def checkpoint(self, host: str, container: str) -> int:
+        other = self._host.world.hosts[host]
+        self._check(other)
+        return await other.agent.actor.belongings.checkpoint(container)
+
     @asynccontextmanager
     async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
         other = self._host.world.hosts[host]
@@ -166,12 +172,17 @@ class MoveWorld:
         await self.until(lambda now: len(now.host_facts) == len(HOSTS))
 
     async def run_container(
-        self, volumes: tuple[str, ...] = ("data",), anonymous: tuple[str, ...] = (), **volume: object
+        self,
+        volumes: tuple[str, ...] = ("data",),
+        anonymous: tuple[str, ...] = (),
+        checkpoint: str = "",
+        **volume: object,
     ) -> None:
         """Make and start the container on h1; `anonymous`: paths with an anonymous volume each."""
         binds = [f"{name}:/{name}" for name in volumes]
         body: dict[str, object] = {"Image": "busybox:latest", "Cmd": ["sleep", "infinity"]}
         body |= {"HostConfig": {"Binds": binds, "NetworkMode": "app"}, "Volumes": {path: {} for path in anonymous}}
+        body["Labels"] = {CHECKPOINT_LABEL: checkpoint} if checkpoint else {}
         record = r.Container(
             id=CID,
             name="db",
@@ -243,7 +254,10 @@ class MoveWorld:
 
 
 def on_virtual_time(
-    scene: Callable[[MoveWorld], Awaitable[None]], slow_s: float = 0.0, anonymous: tuple[str, ...] = ()
+    scene: Callable[[MoveWorld], Awaitable[None]],
+    slow_s: float = 0.0,
+    anonymous: tuple[str, ...] = (),
+    checkpoint: str = "",
 ) -> None:
     """Run a scene in a world whose container runs on h1 and writes."""
 
@@ -252,7 +266,7 @@ def on_virtual_time(
         await world.start()
         for host in world.hosts.values():
             host.disk.slow_s = host.insides.slow_s = host.engine.slow_s = slow_s
-        await world.run_container(anonymous=anonymous)
+        await world.run_container(anonymous=anonymous, checkpoint=checkpoint)
         judge = asyncio.create_task(world.write_and_watch())
         await asyncio.sleep(0.1)
         await scene(world)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from move_world import CID, MoveWorld, on_virtual_time
 
-from drover.errors import DroverError, Unavailable
+from drover.errors import Conflict, DroverError, Unavailable
 from drover.model import records as r
 from drover.model.cluster import put
 
@@ -93,6 +93,44 @@ def test_a_full_disk_aborts_with_its_words() -> None:
         move = await world.ended()
         assert (move.phase, move.why, world.where()) == ("aborted", "no space left on device", "h1")
         world.check()
+
+    on_virtual_time(scene)
+
+
+@pytest.mark.parametrize("command", ["sync", "false"])
+def test_a_checkpoint_is_made_while_it_runs_and_its_failure_stops_nothing(command: str) -> None:
+    async def scene(world: MoveWorld) -> None:
+        await world.begin("h2")
+        move = await world.ended()
+        assert (move.phase, world.where()) == ("done", "h2")
+        assert world.hosts["h1"].engine.ran == [("db", ("/bin/sh", "-c", command))]
+        assert world.hosts["h2"].engine.ran == []
+        world.check()
+
+    on_virtual_time(scene, checkpoint=command)
+
+
+def test_only_the_source_of_a_move_makes_a_checkpoint() -> None:
+    async def scene(world: MoveWorld) -> None:
+        with pytest.raises(Conflict, match="is not being copied from h1"):
+            await world.hosts["h1"].agent.actor.belongings.checkpoint(CID)
+        assert world.hosts["h1"].engine.ran == []
+
+    on_virtual_time(scene, checkpoint="sync")
+
+
+def test_what_an_engine_does_after_the_end_of_a_container_is_not_waited_for_except_for_its_log() -> None:
+    async def scene(world: MoveWorld) -> None:
+        engine = world.hosts["h1"].engine
+        engine.teardown_s = 3.0
+        place = next(iter(engine._containers.values())).own_files().layer
+        await world.begin("h2")
+        await world.until(lambda now: now.moves[CID].phase == "stopped")
+        world.hosts["h1"].insides.write(place, "log", "last words", "log")
+        move = await world.ended()
+        assert move.phase == "done"
+        assert move.stopped_at - move.stopping_at < engine.teardown_s <= move.handed_at - move.stopping_at
+        assert world.hosts["h2"].layer()["log"] == "last words"
 
     on_virtual_time(scene)
 

@@ -108,6 +108,7 @@ def test_a_packet_sent_again_has_a_right_checksum(data: bytes) -> None:
 
 def test_rules_name_bridge_and_address_on_both_ways() -> None:
     text = parking.rules([Parked("dv7", "10.44.0.2")])
-    assert "-A DROVER-PARK-IN -i dv7 -d 10.44.0.2/32 -p tcp --syn -j NFQUEUE" in text
-    assert "-A DROVER-PARK-OUT -o dv7 -d 10.44.0.2/32 -p tcp --syn -j NFQUEUE" in text
+    match = "-d 10.44.0.2/32 -p tcp --syn -m mark ! --mark 0x44000000/0xff000000 -j NFQUEUE"
+    assert f"-A DROVER-PARK-IN -i dv7 {match}" in text
+    assert f"-A DROVER-PARK-OUT -o dv7 {match}" in text
     assert "NFQUEUE" not in parking.rules([])

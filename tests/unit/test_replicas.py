@@ -115,8 +115,17 @@ def test_without_a_copy_nobody_takes_over() -> None:
 
 def test_the_way_back_is_prepared_for_a_third_host() -> None:
     cluster = scene(has("h1", snap(1), snap(2)), has("h2", snap(2), snap(4)), has("h3"))
-    assert replicas.first_base(cluster, "data", "h2", "h3") == snap(2)
-    assert replicas.first_base(cluster, "data", "h2", "h1") == ""
+    assert replicas.first_base(cluster, "data", "h2", "h3") == ("h2", snap(2))
+    assert replicas.first_base(cluster, "data", "h2", "h1") is None
+
+
+def test_a_move_in_a_ring_begins_with_what_the_host_before_has() -> None:
+    """h1 got it from h3, which had got it from h2: what h3 gave on is nearer to h2 than what h1 once gave to h2."""
+    ring = has("h1", snap(1), snap(3)), has("h2", snap(1), snap(2)), has("h3", snap(2), snap(3))
+    cluster = scene(*ring, count=3)
+    assert replicas.first_base(cluster, "data", "h1", "h2") == ("h3", snap(3))
+    assert replicas.first_base(cluster, "data", "h1", "h3") is None
+    assert replicas.first_base(without(cluster, "alive/h3"), "data", "h1", "h2") is None
 
 
 def test_the_lag_is_since_it_was_last_equal() -> None:

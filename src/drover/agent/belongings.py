@@ -35,6 +35,8 @@ from drover.store.mirror import Mirror
 
 log = structlog.get_logger()
 
+CHECKPOINT_LABEL = "drover.checkpoint"
+"""On a container: a command, for its own shell, that has it write to its volumes what it holds in memory."""
 PARTS: tuple[r.Part, ...] = ("layer", "log")
 RUNNING = ("running", "restarting", "paused")
 READY_S = 10.0
@@ -52,6 +54,10 @@ class AskedPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartSource(Protocol):
+    async def checkpoint(self, host: str, container: str) -> int:
+        """Have a host run a container's checkpoint command: its exit code. Raises as `VolumeSource.open` does."""
+        ...
+
     def open_part(self, host: str, asked: AskedPart, have: bytes) -> AbstractAsyncContextManager[Incoming]:
         """A stream from a host, less what this one has. Raises as `VolumeSource.open` does."""
         ...
@@ -77,6 +83,8 @@ class Belongings:
         self._now = now
         self._given = ""
         self._places: dict[str, OwnFiles] = {}
+        self.stopping: dict[str, asyncio.Task[None]] = {}
+        """By container: its stop that the engine has not answered yet, though its processes may have ended."""
 
     @property
     def _cluster(self) -> Cluster:
@@ -112,12 +120,22 @@ class Belongings:
 
     # -- source ----------------------------------------------------------------------------------------------------
 
+    async def checkpoint(self, container: str) -> int:
+        """Run the container's checkpoint command: its exit code. Only for a move that this host is the source of."""
+        move, record = self._cluster.moves.get(container), self._cluster.containers.get(container)
+        command = checkpoint_command(record)
+        if move is None or move.source != self._host or move.phase != "copying" or not command:
+            raise Conflict(f"container {container[:12]} is not being copied from {self._host}")
+        return await self._engine.run(self._seen(container).engine_id, ("/bin/sh", "-c", command))
+
     async def give(self, asked: AskedPart, have: bytes) -> Given:
         """A part as it is now. Only to a move that this host is the source of, and after its stop only of a container
         that has ended."""
         move = self._cluster.moves.get(asked.container)
         if move is None or move.source != self._host or move.phase not in BEFORE_HAND_OVER:
             raise Conflict(f"container {asked.container[:12]} is not being moved from {self._host}")
+        if move.phase == "stopped" and (stopping := self.stopping.get(asked.container)):
+            await asyncio.wait([stopping])  # until then the engine may be writing its log
         seen = self._seen(asked.container)
         self.refuse_left_behind(move, seen)
         running = seen.state in RUNNING
@@ -138,6 +156,10 @@ class Belongings:
                 hint="give the path a named volume: docker run -v NAME:/path …",
             )
 
+    def ending(self, seen: SeenContainer) -> AbstractAsyncContextManager[asyncio.Event]:
+        """See `Insides.ending`."""
+        return self._insides.ending(seen.pid, seen.engine_id)
+
     async def listening(self, container: str) -> tuple[int, ...]:
         """The TCP ports it listens on."""
         seen = self._view.containers.get(container)
@@ -146,6 +168,15 @@ class Belongings:
         return tuple(sorted(await self._insides.listening(seen.pid)))
 
     # -- target ----------------------------------------------------------------------------------------------------
+
+    async def checkpointed(self, move: r.Move) -> str:
+        """Have the source run the checkpoint command, if the container has one; why that failed, else nothing. A move
+        without it takes longer, and is no less safe."""
+        try:
+            code = await self._source.checkpoint(move.source, move.container)
+        except DroverError as error:
+            return f"its checkpoint command cannot be run: {error.message}"
+        return f"its checkpoint command ended with {code}" if code else ""
 
     async def pull(self, move: r.Move, part: r.Part, counted: Callable[[int], None]) -> None:
         """Stage a part of the container that is about to come here. `counted` is told the bytes of each piece."""
@@ -172,16 +203,22 @@ class Belongings:
             await self._insides.install(await self._files(move.container, part), part)
 
     async def settle(self, move: r.Move) -> None:
-        """After the start: wait until it listens as it did and passes its health check, and remove what is left of the
-        staging. Clients are let in after this: not before it is of use, and after READY_S in any case."""
+        """After the start: wait until it listens as it did and passes its health check. Clients are let in after this:
+        not before it is of use, and after READY_S in any case."""
         try:
             async with asyncio.timeout(READY_S):
                 await self._until_ready(move)
+        except (TimeoutError, DroverError) as error:
+            log.warning("a moved container is not ready yet", container=move.container, error=str(error))
+
+    async def clean(self, move: r.Move) -> None:
+        """Remove what staging has left; what stays goes with the container."""
+        try:
             engine_id = self._seen(move.container).engine_id
             await self._insides.clean(await self._place(engine_id))
             self._places.pop(engine_id, None)
-        except (TimeoutError, DroverError) as error:
-            log.warning("a moved container is not ready yet", container=move.container, error=str(error))
+        except DroverError as error:
+            log.warning("staging has left something", container=move.container, error=error.message)
 
     async def _until_ready(self, move: r.Move) -> None:
         while True:
@@ -197,6 +234,11 @@ class Belongings:
         if not set(move.listening) <= await self._insides.listening(seen.pid):
             return False
         return await self._engine.passes_its_check(seen.engine_id)
+
+
+def checkpoint_command(record: r.Container | None) -> str:
+    """What the container's label asks to be run before the last part of it is copied; empty: nothing."""
+    return "" if record is None else parse_spec(record.body).labels.get(CHECKPOINT_LABEL, "")
 
 
 def carried(move: r.Move) -> list[r.Part]:

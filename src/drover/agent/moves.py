@@ -3,6 +3,9 @@
 Theory of operation. `decide.moves` has the phases; each method here is one step, and can be repeated after a crash at
 any point. As target, rounds are copied until one takes less than `SMALL_S`, or the rounds do not get shorter any more.
 
+A container may have a checkpoint command (`CHECKPOINT_LABEL`), for what it would otherwise write only when it is told
+to stop, in the gap: the source runs it when the rest is small, and the rounds begin again.
+
     error while copying             then
     the stream broke                again from the last snapshot that both sides have, `TRIES` times in a row
     anything else, or too often     the move is aborted, with the error's sentence
@@ -21,7 +24,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import structlog
 
-from drover.agent.belongings import RUNNING, Belongings, carried
+from drover.agent.belongings import RUNNING, Belongings, carried, checkpoint_command
 from drover.agent.report import Reporter
 from drover.agent.view import View
 from drover.agent.volumes import VolumeKeeper, VolumeSource, Wanted, bind_options
@@ -131,14 +134,35 @@ class Mover:
         await self._commit(moves.passed(self._cluster, key, "stopping", stopping_at=self._now()))
 
     async def _rounds(self, key: str, move: r.Move, tally: _Tally) -> None:
+        for volume in move.volumes:
+            await self._pull_base(key, move, volume, tally)
+        await self._until_small(key, move, tally)
+        if checkpoint_command(self._cluster.containers.get(move.container)) and self._still(key, move):
+            if why := await self._belongings.checkpointed(move):
+                log.warning("a move goes on without a checkpoint", move=key, why=why)
+                tally.report(why)
+            await self._until_small(key, move, tally)
+
+    async def _pull_base(self, key: str, move: r.Move, volume: str, tally: _Tally) -> None:
+        """What makes the way from the source short. It can be done without, if a third host does not give it."""
+        base = first_base(self._cluster, volume, move.source, self._host)
+        if base is None:
+            return
+        host, snapshot = base
+        try:
+            await self._pull(key, move, volume, snapshot, tally, host)
+        except DroverError as error:
+            if host == move.source:
+                raise
+            log.warning("a move begins without a base", move=key, volume=volume, base=base, error=error.message)
+
+    async def _until_small(self, key: str, move: r.Move, tally: _Tally) -> None:
+        """Copy again and again what came meanwhile, until that takes no time, or no less time."""
         loop = asyncio.get_running_loop()
         before_s = float("inf")
-        for volume in move.volumes:
-            if base := first_base(self._cluster, volume, move.source, self._host):
-                await self._pull(key, move, volume, base, tally)
         for number in range(1, MAX_ROUNDS + 1):
             begin = loop.time()
-            tally.begin_round(number, lambda: self._size_bytes(move))
+            tally.begin_round(lambda: self._size_bytes(move))
             for volume in move.volumes:
                 await self._pull(key, move, volume, "", tally)
             for part in carried(move):
@@ -158,8 +182,8 @@ class Mover:
         now = self._cluster.moves.get(key)
         return now is not None and (now.number, now.phase) == (move.number, move.phase)
 
-    async def _pull(self, key: str, move: r.Move, volume: str, snapshot: str, tally: _Tally) -> None:
-        """One volume's snapshot (empty: a new one)."""
+    async def _pull(self, key: str, move: r.Move, volume: str, snapshot: str, tally: _Tally, host: str = "") -> None:
+        """One volume's snapshot (empty: a new one), from the source or another host."""
         wanted = Wanted(
             volume=volume,
             epoch=self._keeper.record(volume).epoch,
@@ -167,7 +191,7 @@ class Mover:
             limit_bytes_s=move.limit_bytes_s,
             compress=move.compress,
         )
-        await self._tried(key, move, lambda: self._keeper.receive(self._source, move.source, wanted, tally.add))
+        await self._tried(key, move, lambda: self._keeper.receive(self._source, host or move.source, wanted, tally.add))
 
     async def _pull_part(self, key: str, move: r.Move, part: r.Part, tally: _Tally) -> None:
         await self._tried(key, move, lambda: self._belongings.pull(move, part, tally.add))
@@ -271,6 +295,8 @@ class Mover:
         if move.container:
             await self._belongings.settle(move)
         await self._commit(moves.passed(self._cluster, key, "done", ended_at=self._now()))
+        if move.container:
+            await self._belongings.clean(move)
 
     # -- source ----------------------------------------------------------------------------------------------------
 
@@ -281,19 +307,39 @@ class Mover:
             await self._containers.park()
             running = await self._stopped(move) if move.container else False
             final = {volume: await self._keeper.set_aside(volume) for volume in move.volumes}
+            ports, now = self._listened.pop(key, ()), self._now()
+            stopped = {"final": final, "running": running, "listening": ports, "stopped_at": now}
+            await self._commit(moves.passed(self._cluster, key, "stopped", **stopped))
         except Unavailable:
             raise
         except DroverError as error:
             await self.abort(key, error.message)
+        except asyncio.CancelledError:
+            if stopping := self._belongings.stopping.get(move.container):
+                stopping.cancel()
+            raise
+        finally:
+            await self._stop_answered(move.container)
+
+    async def _stop_answered(self, container: str) -> None:
+        """Nothing else is done about the container while its engine is busy with its stop."""
+        task = self._belongings.stopping.get(container)
+        if task is None:
             return
-        ports = self._listened.pop(key, ())
-        now = self._now()
-        await self._commit(
-            moves.passed(self._cluster, key, "stopped", final=final, running=running, listening=ports, stopped_at=now)
-        )
+        try:
+            await task
+        except DroverError as error:
+            log.warning("a container has ended, and its stop failed", container=container, error=error.message)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        finally:
+            self._belongings.stopping.pop(container, None)
 
     async def _stopped(self, move: r.Move) -> bool:
-        """Stop the container; whether it ran. Repeated after a crash, what is desired has to do for that."""
+        """Stop the container, and wait until it has ended; whether it ran. Repeated after a crash, what is desired has
+        to do for that. What an engine does after a container's end before it answers is not waited for here: nobody
+        writes the volumes any more, and a start finds no path."""
         seen = self._view.containers.get(move.container)
         if seen is None:
             return self._cluster.containers[move.container].desired == "running"
@@ -302,13 +348,26 @@ class Mover:
             return self._was_running.get(move.container, seen.state != "created")
         self._was_running[move.container] = True
         self._view.stopped_for_move.add(seen.engine_id)
-        query = f"t={move.grace_s}" if move.grace_s >= 0 else ""
         self._listened[move.container] = await self._belongings.listening(move.container)
-        status, text = await self._engine.order(seen.engine_id, "stop", query)
+        async with self._belongings.ending(seen) as ended:
+            stop = asyncio.create_task(self._stop(move, seen.engine_id))
+            self._belongings.stopping[move.container] = stop
+            end = asyncio.create_task(ended.wait())
+            try:
+                await asyncio.wait([stop, end], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                end.cancel()
+        if stop.done():
+            del self._belongings.stopping[move.container]
+            stop.result()
+        return True
+
+    async def _stop(self, move: r.Move, engine_id: str) -> None:
+        query = f"t={move.grace_s}" if move.grace_s >= 0 else ""
+        status, text = await self._engine.order(engine_id, "stop", query)
         if status >= 400:
             raise DroverError(f"the container cannot be stopped: {text}")
         await self._containers.look(move.container)
-        return True
 
     async def restore(self, key: str) -> None:
         """After an abort: the volumes' live sets again, in the same epoch, and the container as it was."""
@@ -388,9 +447,11 @@ class _Tally:
         self._size_bytes: Callable[[], int] = int
         self._reported_at = float("-inf")
         self._last = False
+        self._number = 0
 
-    def begin_round(self, number: int, size_bytes: Callable[[], int]) -> None:
+    def begin_round(self, size_bytes: Callable[[], int]) -> None:
         """`size_bytes()` is all there is to copy in the first round."""
+        number = self._number = self._number + 1
         self._round_begin, self._round_bytes = self._loop.time(), 0
         self._size_bytes = size_bytes if number == 1 else int
         self._facts = msgspec.structs.replace(self._facts, rounds=number)

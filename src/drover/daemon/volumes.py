@@ -79,6 +79,10 @@ class PeerVolumes:
         async with self._stream(host, path, query, have) as incoming:
             yield incoming
 
+    async def checkpoint(self, host: str, container: str) -> int:
+        """See `PartSource.checkpoint`."""
+        return int(await self.pass_on(host, "POST", f"/containers/{container}/checkpoint", b""))
+
     @asynccontextmanager
     async def _stream(self, host: str, path: str, query: dict[str, str], have: bytes) -> AsyncIterator[Incoming]:
         record = self._mirror.cluster.hosts[host]
@@ -177,12 +181,16 @@ def stream_routes(keeper: VolumeKeeper, belongings: Belongings, rounds: VolumeRo
         asked = _asked_part(request)
         return await _serve(request, await belongings.give(asked, await _have(request)), asked)
 
+    async def checkpoint(request: web.Request) -> web.StreamResponse:
+        return json_answer(await belongings.checkpoint(request.match_info["container"]))
+
     async def take_round(request: web.Request) -> web.StreamResponse:
         return json_answer(await rounds.take_round(await body_of(request, dict[str, int])))
 
     return [
         web.post("/volumes/{name}/stream", volume),
         web.post("/containers/{container}/own/{part}", part),
+        web.post("/containers/{container}/checkpoint", checkpoint),
         web.post("/volume-rounds", take_round),
     ]
 

@@ -153,16 +153,30 @@ def _others(cluster: Cluster, host: str, volume: str) -> list[r.VolumeFacts]:
     return [facts for facts in cluster.volume_facts.values() if facts.volume == volume and facts.host != host]
 
 
-def first_base(cluster: Cluster, volume: str, source: str, target: str) -> str:
-    """What to send first to a target that has nothing in common with the source: the newest snapshot that a third host
-    has too, so that the way from there is short as well. Empty: nothing, begin with the live set."""
-    sources = cluster.volume_facts.get(f"{source}/{volume}")
-    targets = cluster.volume_facts.get(f"{target}/{volume}")
-    if sources is None or (targets is not None and set(sources.snapshots) & set(targets.snapshots)):
-        return ""
-    thirds = [facts for facts in _others(cluster, source, volume) if facts.host != target]
-    shared = {one for facts in thirds for one in facts.snapshots}
-    return max((one for one in sources.snapshots if one in shared), default="")
+def first_base(cluster: Cluster, volume: str, source: str, target: str) -> tuple[str, str] | None:
+    """What to have first where the way from the source's live set to what the target has is long: a snapshot, and the
+    host to ask for it. None: nothing, begin with the live set.
+
+    A third host has         the target then begins with
+    more in common with      the newest snapshot of the source that the third has, from the third: two short ways, and
+    each of both             what was written anew where it came by is not taken for a change once more
+    something of the source  (where source and target have nothing in common) the newest such, from the source: the way
+                             from there will be short as well
+    """
+    facts = {one.host: set(one.snapshots) for one in cluster.volume_facts.values() if one.volume == volume}
+    sources, targets = facts.get(source, set()), facts.get(target, set())
+    common = max(sources & targets, default="")
+    thirds = {host: held for host, held in facts.items() if host not in (source, target)}
+    ways = []
+    for host, held in thirds.items():
+        arriving, leaving = max(held & targets, default=""), max(held & sources, default="")
+        if host in cluster.alive and min(arriving, leaving) > common:
+            ways.append((arriving, leaving, host))
+    if ways:
+        _, snapshot, host = max(ways)
+        return host, snapshot
+    shared = sources & {one for held in thirds.values() for one in held}
+    return (source, max(shared)) if shared and not common else None
 
 
 def lag_s(facts: r.VolumeFacts, now: float) -> float:

@@ -69,10 +69,11 @@ class SimHost:
         self.disk.on_look = lambda volume: world.eye.looked(name, volume)
         self.disk.on_live = lambda volume, epoch: world.eye.made(name, volume, epoch)
         self.engine = SimEngine(name, self.running, world.eye, self.disk)
+        self.engine.teardown_s = 0.1
         self.network = SimNetwork(self.running, world.eye.changed)
         self.watchdog = SimWatchdog(self)
         self.volumes = Catalog({"fake": self.disk})
-        self.insides = FakeInsides()
+        self.insides = FakeInsides(self.engine)
         self.fence: Fence | None = None
         self.shutdown: HostShutdown | None = None
         self._world = world

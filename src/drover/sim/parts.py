@@ -357,6 +357,12 @@ class SimPeers:
         await self._reached(host)
         return taken
 
+    async def checkpoint(self, host: str, container: str) -> int:
+        other = await self._reached(host)
+        code = await other.belongings.checkpoint(container)
+        await self._reached(host)
+        return code
+
     @asynccontextmanager
     async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
         other = await self._reached(host)

@@ -76,13 +76,14 @@ class DockerEngine:
     async def passes_its_check(self, engine_ref: str) -> bool:
         detail = await self._api.read(f"/containers/{_part(engine_ref)}/json")
         command = read.check_command(detail)
-        if not command:
-            return True
-        asked = {"Cmd": command, "User": detail["Config"].get("User") or "", "AttachStdout": True}
-        made = json.loads(await self._api.change("POST", f"/containers/{detail['Id']}/exec", body=asked))
+        return not command or await self.run(detail["Id"], command) == 0
+
+    async def run(self, engine_ref: str, command: Sequence[str]) -> int:
+        asked = {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
+        made = json.loads(await self._api.change("POST", f"/containers/{_part(engine_ref)}/exec", body=asked))
         await self._api.change("POST", f"/exec/{made['Id']}/start", body={"Detach": False, "Tty": False})
         done = await self._api.read(f"/exec/{made['Id']}/json")
-        return not done.get("Running") and done.get("ExitCode") == 0
+        return -1 if done.get("Running") else int(done.get("ExitCode") or 0)
 
     async def create_container(self, name: str, body: Mapping[str, Any], platform: str = "") -> tuple[str, str]:
         wanted = {"name": name, "platform": platform}

@@ -8,6 +8,7 @@ pulling, addresses.
     switch                          effect
     `down = True`                   every call raises `Unavailable`, event streams end; processes run on
     `slow_s`                        each call takes that long first
+    `teardown_s`                    a stop is answered that long after the process has ended
     `fail_next(method, error)`      the next call of that method raises `error`
     `reboot()`                      a power cut: running containers are exited (255) without an event, then restart
                                     policies apply
@@ -48,6 +49,7 @@ class FakeEngine:
     def __init__(self, seed: str = "engine", archive_layout: Layout = "docker") -> None:
         self.images = FakeImages()
         self.slow_s = 0.0
+        self.teardown_s = 0.0
         self.archive_layout: Layout = archive_layout
         self.calls: list[str] = []
         self._seed = seed
@@ -57,6 +59,8 @@ class FakeEngine:
         self._containers: dict[str, FakeContainer] = {}
         self._networks: dict[str, tuple[str, dict[str, str]]] = {name: (self._new_id(), {}) for name in PREDEFINED}
         self._volumes: dict[str, dict[str, str]] = {}
+        self.ran: list[tuple[str, tuple[str, ...]]] = []
+        """Each command run inside: the container's name, and the command."""
         self._listeners: list[asyncio.Queue[SeenEvent | None]] = []
 
     # -- switches and looks for tests ------------------------------------------------------------------------------
@@ -150,6 +154,14 @@ class FakeEngine:
         await self._enter("passes_its_check")
         return self._found(engine_ref).health in ("", "healthy")
 
+    async def run(self, engine_ref: str, command: Sequence[str]) -> int:
+        await self._enter("run")
+        container = self._found(engine_ref)
+        if container.state != "running":
+            raise EngineError(409, f"Container {container.engine_id} is not running")
+        self.ran.append((container.name, tuple(command)))
+        return 0 if command[-1] != "false" else 1
+
     # -- making containers -----------------------------------------------------------------------------------------
 
     async def create_container(self, name: str, body: Mapping[str, Any], platform: str = "") -> tuple[str, str]:
@@ -196,7 +208,10 @@ class FakeEngine:
 
     async def order(self, engine_ref: str, verb: str, query: str = "", body: str = "") -> tuple[int, str]:
         await self._enter("order")
-        return self._obey(engine_ref, verb, query, body)
+        answer = self._obey(engine_ref, verb, query, body)
+        if verb == "stop":
+            await asyncio.sleep(self.teardown_s)
+        return answer
 
     def _obey(self, engine_ref: str, verb: str, query: str, body: str) -> tuple[int, str]:
         asked = dict(parse_qsl(query, keep_blank_values=True))
@@ -271,6 +286,9 @@ class FakeEngine:
         container.cancel_timer()
         container.state, container.exit_code, container.pid = "exited", exit_code, 0
         container.finished_at = now_text()
+        for waiting in container.ending:
+            waiting.set()
+        container.ending.clear()
 
     def _end(self, container: FakeContainer, exit_code: int) -> None:
         """End a process on demand: restart policies do not apply, removal by itself does."""

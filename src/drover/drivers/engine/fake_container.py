@@ -72,6 +72,8 @@ class FakeContainer:
         self.finished_at = ""
         self.restarts = 0
         self.timer: asyncio.TimerHandle | None = None
+        self.ending: list[asyncio.Event] = []
+        """Set when its process ends."""
 
     @property
     def labels(self) -> dict[str, str]:

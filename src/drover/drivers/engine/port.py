@@ -86,6 +86,10 @@ class Engine(Protocol):
         """Run the container's health check now; one without a check passes."""
         ...
 
+    async def run(self, engine_ref: str, command: Sequence[str]) -> int:
+        """Run a command in a running container as its own user, wait for its end, and return its exit code."""
+        ...
+
     async def create_container(self, name: str, body: Mapping[str, Any], platform: str = "") -> tuple[str, str]:
         """Create; returns (engine id, the engine's JSON answer as text, with its warnings)."""
         ...

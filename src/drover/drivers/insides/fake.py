@@ -5,6 +5,8 @@ switch                        effect
 `fail_next(method, error)`    the next call of that method raises `error`
 `full = True`                 nothing can be staged: the disk is full
 `ports`                       what `listening` answers
+
+With an engine, `ending` is told by that when a container's process ends.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 
+from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.port import OwnFiles
 from drover.errors import DroverError, Unavailable
 from drover.model.records import Part
@@ -26,7 +30,8 @@ class _Stream(msgspec.Struct):
 
 
 class FakeInsides:
-    def __init__(self) -> None:
+    def __init__(self, engine: FakeEngine | None = None) -> None:
+        self._engine = engine
         self.full = False
         self.slow_s = 0.0
         self.ports: frozenset[int] = frozenset()
@@ -77,6 +82,14 @@ class FakeInsides:
 
     async def clean(self, files: OwnFiles) -> None:
         await self._enter("clean")
+
+    @asynccontextmanager
+    async def ending(self, pid: int, engine_id: str) -> AsyncIterator[asyncio.Event]:
+        container = self._engine.peek(engine_id) if self._engine is not None else None
+        ended = asyncio.Event()
+        if container is not None and container.pid == pid:
+            container.ending.append(ended)
+        yield ended
 
     async def listening(self, pid: int) -> frozenset[int]:
         return self.ports

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from drover.drivers.engine.port import OwnFiles
 from drover.drivers.insides import layer, log
 from drover.model.records import Part
 
+INIT_PID = 1
 LISTEN = "0A"
 """The state of a listening socket in `/proc/PID/net/tcp`."""
 
@@ -43,8 +46,37 @@ class LinuxInsides:
         if files.log_directory:
             await asyncio.to_thread(log.clean, Path(files.log_directory))
 
+    @asynccontextmanager
+    async def ending(self, pid: int, engine_id: str) -> AsyncIterator[asyncio.Event]:
+        """The kernel ends all of a PID namespace before its first process counts as ended (pid_namespaces(7))."""
+        ended = asyncio.Event()
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
+            yield ended
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            if _is_first_of(pid, engine_id):  # asked after the open: it is that very process
+                loop.add_reader(descriptor, ended.set)
+            yield ended
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
     async def listening(self, pid: int) -> frozenset[int]:
         return frozenset(_port_table(pid, "tcp") | _port_table(pid, "tcp6"))
+
+
+def _is_first_of(pid: int, engine_id: str) -> bool:
+    """Whether a process is the first of a PID namespace of its own, in that container."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        group = Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return False
+    pids = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+    return engine_id in group and len(pids) > 1 and int(pids[-1]) == INIT_PID
 
 
 def _port_table(pid: int, name: str) -> set[int]:

@@ -1,4 +1,4 @@
-"""The insides port: a container's own files on their way to another host, and whether it listens there.
+"""The insides port: a container's own files on their way to another host, whether it listens there, when it ended.
 
 Theory of operation. `OwnFiles` says where an engine keeps them. They travel in two parts, each as a stream that holds
 what the other side lacks; on the target they are *staged* beside the place that they will have, on the same
@@ -20,7 +20,9 @@ Staging lies in directories that the engine removes with its container, so an ab
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from drover.drivers.engine.port import OwnFiles
@@ -44,6 +46,11 @@ class Insides(Protocol):
         ...
 
     async def clean(self, files: OwnFiles) -> None: ...
+
+    def ending(self, pid: int, engine_id: str) -> AbstractAsyncContextManager[asyncio.Event]:
+        """For this block an event that is set once the last process of a container has ended, `pid` being its first,
+        which runs now; an engine answers a stop later than that. Never set where that cannot be told for sure."""
+        ...
 
     async def listening(self, pid: int) -> frozenset[int]:
         """The TCP ports on which processes in this one's network namespace listen, 127.0.0.0/8 and ::1 excepted."""

@@ -29,6 +29,7 @@ class Parking:
         self._over: frozenset[Parked] = frozenset()
         self._lock = asyncio.Lock()
         self._expiry: set[asyncio.Task[None]] = set()
+        self._started = False
 
     @property
     def held(self) -> int:
@@ -53,31 +54,24 @@ class Parking:
             log.warning("parked connections cannot be let go", error=error.message)
 
     async def _write(self) -> None:
-        """Bring the rules up to date, one call at a time; then let go, as what is let go passes the rules again."""
+        """Bring queue and rules up to date, one call at a time. The queue comes first: clients that wait need not wait
+        for rules to be written, and what the rules still send there goes on at once."""
         async with self._lock:
             now = self._wanted - self._over
             if now == self._written or (not now and self._queue is None and await self._is_free()):
                 return
-            queue, tunnels = await self._run(lambda: self._apply(now))
+            self._queue, tunnels = await self._run(lambda: (self._queue or parking.Queue(), self._tunnels()))
+            asyncio.get_running_loop().add_reader(self._queue.fileno(), self._queue.take)
+            self._queue.park(frozenset(one.ip for one in now), tunnels)
+            first, self._started = not self._started, True
+            await self._run(lambda: _apply(now, first))
             self._written = now
-            asyncio.get_running_loop().add_reader(queue.fileno(), queue.take)
-            queue.take()
-            queue.let_go(frozenset(one.ip for one in now), tunnels)
 
     async def _is_free(self) -> bool:
         """Whether no earlier process has left anything."""
         free = not await self._run(parking.has_rules)
         self._written = frozenset() if free else None
         return free
-
-    def _apply(self, now: frozenset[Parked]) -> tuple[parking.Queue, frozenset[int]]:
-        """In the namespace: the queue is there before anything is sent to it."""
-        first = self._queue is None
-        self._queue = self._queue or parking.Queue()
-        parking.write_rules(now)
-        if first or not now:  # else they are there since the last time, unless somebody took them away
-            parking.ensure_jumps()
-        return self._queue, self._tunnels()
 
     def close(self) -> None:
         for task in self._expiry:
@@ -86,3 +80,9 @@ class Parking:
             asyncio.get_running_loop().remove_reader(self._queue.fileno())
             self._queue.close()
             self._queue = None
+
+
+def _apply(now: frozenset[Parked], first: bool) -> None:
+    parking.write_rules(now)
+    if first or not now:  # else they are there since the last time, unless somebody took them away
+        parking.ensure_jumps()

@@ -9,6 +9,9 @@ Theory of operation. Netfilter hands every SYN to a parked address to this proce
                                       from, and the address may be behind that very device by now
     let go, any other                 accepted: it goes on as the networks are now
 
+What is let go carries a mark that both rules let pass: it may be sent on while they still stand, and the copies of a
+frame that a bridge sends to all its ports must not be queued (all would leave by the last port).
+
 A connection attempt that is repeated meanwhile is dropped: the first will do. `--queue-bypass` lets everything pass
 where nobody listens, so a daemon that dies parks nothing; and nothing is parked for longer than `LIMIT_S`.
 
@@ -42,10 +45,12 @@ HEADER = struct.Struct("=IHHII")
 ABOUT = struct.Struct("!BBH")
 ATTRIBUTE = struct.Struct("=HH")
 PACKET_HEADER = struct.Struct("!IHB")
-A_PACKET, A_VERDICT, A_PHYSICAL_IN, A_PAYLOAD = 1, 2, 7, 10
+A_PACKET, A_VERDICT, A_MARK, A_PHYSICAL_IN, A_PAYLOAD = 1, 2, 3, 7, 10
 C_COMMAND, C_PARAMETERS, C_MAX_HELD = 1, 2, 3
 BIND, COPY_PACKET = 1, 2
 DROP, ACCEPT = 0, 1
+LET_GO, MASK = 0x44000000, 0xFF000000
+"""The mark of what has been let go, and the bits of it that are ours."""
 IP_TCP_BYTES = 40
 
 
@@ -73,7 +78,7 @@ def rules(parked: Iterable[Parked]) -> str:
     lines = ["*mangle", *(f":{chain} - [0:0]" for chain in CHAINS)]
     for chain, (_, side) in CHAINS.items():
         for one in wanted:
-            match = f"-A {chain} {side} {one.bridge} -d {one.ip}/32 -p tcp --syn"
+            match = f"-A {chain} {side} {one.bridge} -d {one.ip}/32 -p tcp --syn -m mark ! --mark {LET_GO:#x}/{MASK:#x}"
             lines.append(f"{match} -j NFQUEUE --queue-num {QUEUE} --queue-bypass")
     return "\n".join([*lines, "COMMIT", ""])
 
@@ -117,7 +122,10 @@ class Queue:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, LET_GO)
         self._held: dict[bytes, Held] = {}
+        self._parked: frozenset[str] = frozenset()
+        self._tunnels: frozenset[int] = frozenset()
         self._socket.bind((0, 0))
         self._configure()
         self._socket.setblocking(False)
@@ -147,29 +155,38 @@ class Queue:
                 raise DroverError(f"new connections cannot be parked: the kernel says {code}")
 
     def take(self) -> None:
-        """Take what has come. The first packet of an attempt is held, its repetitions are dropped."""
+        """Take what has come. The first packet of an attempt is held, its repetitions are dropped; what is for an
+        address that is not parked (any more) goes on at once, though its rule is still there."""
         while True:
             try:
                 data = self._socket.recv(BUFFER_BYTES)
             except (BlockingIOError, OSError):
                 return
             for held in packets(data):
-                if self._held.setdefault(held.attempt, held) is not held:
+                if held.address not in self._parked:
+                    self._let_go(held)
+                elif self._held.setdefault(held.attempt, held) is not held:
                     self._decide(held, DROP)
 
-    def let_go(self, parked: frozenset[str], tunnels: frozenset[int]) -> None:
-        """Let all go whose address is not parked any more. `tunnels`: the indexes of the VXLAN devices."""
+    def park(self, parked: frozenset[str], tunnels: frozenset[int]) -> None:
+        """Hold what is for exactly these addresses, and let all others go. `tunnels`: the indexes of the VXLAN
+        devices."""
+        self._parked, self._tunnels = parked, tunnels
+        self.take()
         for attempt, held in list(self._held.items()):
-            if held.address in parked:
-                continue
-            del self._held[attempt]
-            self._decide(held, DROP if held.port in tunnels else ACCEPT)
-            if held.port in tunnels:
-                self._send_again(held)
+            if held.address not in parked:
+                del self._held[attempt]
+                self._let_go(held)
+
+    def _let_go(self, held: Held) -> None:
+        self._decide(held, DROP if held.port in self._tunnels else ACCEPT)
+        if held.port in self._tunnels:
+            self._send_again(held)
 
     def _decide(self, held: Held, verdict: int) -> None:
         value = struct.pack("!II", verdict, held.number)
-        self._socket.send(_message(VERDICT, REQUEST, [(A_VERDICT, value)]))
+        mark = struct.pack("!I", LET_GO)
+        self._socket.send(_message(VERDICT, REQUEST, [(A_VERDICT, value), (A_MARK, mark)]))
 
     def _send_again(self, held: Held) -> None:
         try:
