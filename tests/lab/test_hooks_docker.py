@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from gateway_wire_tools import relay_to
 from hooks_tools import ScriptedAdapter, echo
 from real_engine import real_engines
-from test_gateway_wire import CLIS, DEADLINE_S, Docker, load_busybox, read_until, wait_for
+from test_gateway_wire import CLIS, DEADLINE_S, Docker, event_listeners, load_busybox, read_until, wait_for
 
 from drover.gateway.hooks.layer import HookLayer
 from drover.gateway.links import EngineLinks
@@ -165,10 +165,12 @@ def test_cp_both_ways(docker: Docker, sleeper: str, base: Path):
     assert md5((base / "out").read_bytes()) == md5(BLOB)
 
 
-def test_events_come_at_once(docker: Docker, sleeper: str):
+def test_events_come_at_once(docker: Docker, sleeper: str, base: Path):
+    wait_for(lambda: event_listeners(base) == 0)
     events = docker.popen("events", "--format", "{{.Action}}", "--filter", f"container={sleeper}")
     assert events.stdout is not None
-    wait_for(lambda: docker("kill", "-s", "USR1", sleeper) is not None)
+    wait_for(lambda: event_listeners(base) == 1)
+    docker("kill", "-s", "USR1", sleeper)
     assert events.stdout.readline().startswith(b"kill")
     events.terminate()
     events.wait(DEADLINE_S)
