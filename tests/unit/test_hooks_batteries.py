@@ -19,6 +19,7 @@ from hooks_tools import CREATE, Behaviour, HookWorld, hook_world, request
 
 from drover.adapters import audit, env, policy
 from drover.adapters.serve import Decide, Refuse, read_config
+from drover.decide.default_network import PREDEFINED_IDS
 from drover.errors import Invalid
 
 LIMITED = {
@@ -58,6 +59,8 @@ ALLOWED = [
     create(Binds=["/srv/ci:/work", "data:/data"], NetworkMode="default", IpcMode="private", MaskedPaths=None),
     create(Mounts=[{"Type": "bind", "Source": "/srv/ci/", "Target": "/w"}, {"Type": "tmpfs", "Target": "/t"}]),
     create(Mounts=[{"Type": "volume", "Source": "data", "Target": "/d"}], SecurityOpt=["no-new-privileges"]),
+    create(LogConfig={"Type": "json-file", "Config": {"max-size": "1m"}}, NetworkMode="cafe"),
+    json.dumps({"Image": "nginx", "Hostname": "a", "Healthcheck": {"Test": ["NONE"]}, "StopTimeout": 1}).encode(),
     create(Privileged=False, CapAdd=None, Devices=[], PidMode="", Runtime="runc", OomScoreAdj=0),
 ]
 REFUSED = [
@@ -105,6 +108,22 @@ REFUSED = [
     create(Mounts=[{"Type": "volume", "VolumeOptions": {"DriverConfig": {"Options": {"o": "bind", "device": "/"}}}}]),
     create(SomethingNew=True),
     b'{"Image":"nginx","NetworkingConfig":{"EndpointsConfig":{"host":{}}}}',
+    json.dumps({"Image": "nginx", "NetworkingConfig": {"EndpointsConfig": {PREDEFINED_IDS["host"]: {}}}}).encode(),
+    create(NetworkMode=PREDEFINED_IDS["host"]),
+    create(NetworkMode=PREDEFINED_IDS["host"][:12]),
+    create(LogConfig={"Type": "syslog", "Config": {"syslog-address": "unix:///run/other.sock"}}),
+    create(logconfig={"type": "fluentd"}),
+    b'{"Image":"nginx:5000/evil"}',
+    b'{"Image":"nginx/nginx:1"}',
+    b'{"Image":"nginx","SomethingNew":true}',
+    b'\xef\xbb\xbf{"Image":"nginx"}',
+    '{"Image":"nginx","HostConfig":{"Privileged":true}}'.encode("utf-16"),
+    '{"Image":"nginx","HostConfig":{"Privileged":true}}'.encode("utf-16-le"),
+    b'{"Image":"nginx","HostConfig":{"Binds":["data:/d"],"Binds":["/:/h"]}}',
+    b'{"Image":"nginx","HostConfig":{"Mounts":[{"Type":"volume","type":"bind","Source":"/","Target":"/h"}]}}',
+    b'{"Image":"nginx","HostConfig":{"Privileged":1e0}}',
+    b'{"Image":"nginx"}{"HostConfig":{"Privileged":true}}',
+    b"[" * 100_000,
 ]
 
 
@@ -150,6 +169,61 @@ async def test_no_way_of_writing_a_path_or_type_gets_around_the_policy(
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Transfer-Encoding: chunked", b"Content-Type: application/json"),
+        (b"Transfer-Encoding: chunked",),
+        (b"Transfer-Encoding: chunked", b"Content-Type: text/plain", b"Content-Type: application/json"),
+        (b"Transfer-Encoding: chunked", b"Content-Type: application/json", b"Content-Type: text/plain"),
+        (b"Transfer-Encoding: chunked", b"Connection: Upgrade", b"Upgrade: tcp"),
+        (b"Transfer-Encoding: chunked", b"Expect: 100-continue"),
+        (b"Transfer-Encoding: chunked", b"Content-Encoding: gzip"),
+    ],
+    ids=range(7),
+)
+async def test_no_way_of_sending_a_body_gets_around_the_policy(world: HookWorld, lines: tuple[bytes, ...]):
+    body, client = create(Privileged=True), await world.wire.client()
+    pieces = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (body[:20], body[20:]))
+    await client.send(request("POST", CREATE, None, *lines) + pieces + b"0\r\n\r\n")
+    head = await client.head()
+    while head.startswith(b"HTTP/1.1 100 "):
+        head = await client.head()
+    assert head.split()[1] in (b"400", b"403")
+    assert world.engine.heads == []
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        f"POST http://docker{CREATE} HTTP/1.1",
+        f"post {CREATE} HTTP/1.1",
+        f"POST  {CREATE} HTTP/1.1",
+        f"POST {CREATE} HTTP/1.1\r\nContent-Length: 2",
+        f"POST {CREATE} HTTP/1.1\r\nTransfer-Encoding: chunked",
+        f"POST {CREATE.replace('/', chr(92))} HTTP/1.1",
+        f"POST {CREATE}%00 HTTP/1.1",
+        f"POST {CREATE}/ HTTP/1.1",
+        f"POST {CREATE}%2f HTTP/1.1",
+        f"POST {CREATE};a=1 HTTP/1.1",
+        f"POST /v1.41/containers/./create HTTP/1.1",
+        f"POST /v1.41/x/%2e%2e/containers/create HTTP/1.1",
+        f"POST {CREATE} HTTP/1.0",
+    ],
+)
+async def test_no_way_of_writing_a_head_gets_around_the_policy(world: HookWorld, start: str):
+    """Refused, or no creation: what the engine is asked then is a call that it does not know."""
+    client = await world.wire.client()
+    body = create(Privileged=True)
+    head = f"{start}\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    await client.send(head.encode() + body)
+    answered = await client.head()
+    asked = [one.split()[1] for one in world.engine.heads]
+    assert answered.split()[1] in (b"400", b"403", b"505") or not any(one.endswith(b"/create") for one in asked)
+    client.close()
+
+
+@pytest.mark.parametrize(
     ("method", "target"),
     [
         ("DELETE", "/v1.41/containers/a"),
@@ -184,6 +258,8 @@ async def test_what_is_not_allowed_is_refused(world: HookWorld, method: str, tar
         ("/v1.20/containers/a/start", {"Privileged": True}),
         ("/v1.41/volumes/create", {"Name": "x", "DriverOpts": {"type": "none", "device": "/", "o": "bind"}}),
         ("/v1.41/volumes/create", {"Name": "x", "Driver": "other"}),
+        ("/v1.41/volumes/create", {"Name": "x", "driveropts": {"type": "none", "device": "/", "O": "bind"}}),
+        ("/v1.41/containers/a/update", {"restartpolicy": {}, "devices": [{"PathOnHost": "/dev/sda"}]}),
     ],
 )
 async def test_what_follows_a_creation_is_looked_at_too(world: HookWorld, target: str, body: dict[str, Any]):
@@ -207,6 +283,79 @@ async def test_what_is_allowed_passes(world: HookWorld, method: str, target: str
     await client.send(request(method, target, body))
     assert (await client.head()).startswith(b"HTTP/1.1 201 ")
     client.close()
+
+
+BUILDER = {"allow": ["* /**"], "containers": {"networks": ["default", "bridge", "ci-*"]}}
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        ("/build?networkmode=host", None),
+        ("/build?%6eetworkmode=host&networkmode=default", None),
+        ("/build?networkmode=container:abc", None),
+        ("/build?networkmode=other", None),
+        (f"/build?networkmode={PREDEFINED_IDS['host']}", None),
+        ("/build?securityopt=&securityopt=seccomp%3Dunconfined", None),
+        ("/build?cgroupparent=/", None),
+        ("/build?t=a;networkmode=host", None),
+        ("/networks/create", {"Name": "x", "Driver": "macvlan", "Options": {"parent": "eth0"}}),
+        ("/networks/create", {"Name": "x", "options": {"com.docker.network.bridge.name": "docker0"}}),
+        ("/networks/create", {"Name": "x", "ConfigFrom": {"Network": "lan"}}),
+        ("/networks/host/connect", {"Container": "a"}),
+        (f"/networks/{PREDEFINED_IDS['host'][:12]}/connect", {"Container": "a"}),
+        ("/networks/other/connect", {"Container": "a"}),
+        ("/plugins/pull?remote=x", None),
+        ("/plugins/x/y/enable", None),
+        ("/plugins/create?name=x", None),
+        ("/services/create", {"Name": "x"}),
+        ("/session", None),
+        ("/grpc", None),
+    ],
+)
+async def test_builds_networks_and_plugins_are_no_way_to_the_host(
+    world: HookWorld, target: str, body: dict[str, Any] | None
+):
+    world.adapters["policy"].behave = served(policy.make(BUILDER))
+    got = await world.ask("POST", f"/v1.41{target}", json.dumps(body).encode() if body else None)
+    assert got.status in (400, 403)
+    assert world.engine.heads == []
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        ("/build?t=a&t=b&networkmode=default&cgroupparent=&securityopt=", None),
+        ("/build?networkmode=ci-1", None),
+        ("/networks/create", {"Name": "ci-2", "Driver": "bridge", "Options": {"com.docker.network.driver.mtu": "9"}}),
+        ("/networks/ci-1/connect", {"Container": "a"}),
+    ],
+)
+async def test_ordinary_builds_and_networks_pass(world: HookWorld, target: str, body: dict[str, Any] | None):
+    world.adapters["policy"].behave = served(policy.make(BUILDER))
+    client = await world.wire.client()
+    await client.send(request("POST", f"/v1.41{target}", json.dumps(body).encode() if body else None))
+    assert (await client.head()).startswith(b"HTTP/1.1 201 ")
+    client.close()
+
+
+def test_an_images_star_does_not_cross_a_slash_and_two_do():
+    for glob, image, allowed in (
+        ("r.example/*", "r.example/app:1", True),
+        ("r.example/*", "r.example/team/app", False),
+        ("r.example/**", "r.example/team/app", True),
+        ("nginx:*", "nginx:1@sha256:ab", True),
+        ("nginx:*", "nginx:5000/evil", False),
+        ("[a-c]pp", "app", True),
+    ):
+        body = json.dumps({"Image": image})
+        decide = policy.make({"allow": ["POST /containers/create"], "containers": {"images": [glob]}})
+        told = {"Type": "pre-hook", "ClientRequest": {"Method": "POST", "Request": CREATE, "Body": body}}
+        if allowed:
+            assert decide(told)
+        else:
+            with pytest.raises(Refuse):
+                decide(told)
 
 
 async def test_parameters_in_a_form_are_refused_because_engines_prefer_them(world: HookWorld):

@@ -103,6 +103,8 @@ async def test_an_adapter_that_dribbles_ends_at_the_deadline_of_the_whole(world:
         ('{"Continue": true}', "answered without ModifiedClientRequest"),
         ('{"Refuse": {"Code": 403}}', "answered without ModifiedClientRequest"),
         ('{"ModifiedServerResponse": {"Code": 200}}', "answered without ModifiedClientRequest"),
+        ("[" * 100_000, "is not a hook's answer"),
+        ('{"x": ' * 100_000, "is not a hook's answer"),
     ],
 )
 async def test_garbage_is_an_error_that_says_what_is_wrong(world: HookWorld, text: str, complaint: str):

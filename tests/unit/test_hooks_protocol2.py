@@ -184,6 +184,13 @@ def test_a_diff_is_bounded():
     assert (len(found), found[-1].field) == (201, "… and more than 200 others")
 
 
+@pytest.mark.parametrize("depth", [10, 300, 900, 50_000])
+def test_a_diff_of_nested_bodies_never_fails(depth: int):
+    before, after = (b'{"a":' * depth + value + b"}" * depth for value in (b"1", b"2"))
+    (change,) = body_changes(before, after)
+    assert change.field == "Body" + ".a" * depth or "nested too deeply" in change.field
+
+
 async def test_the_feed_drops_the_oldest_for_a_slow_reader_and_says_how_many():
     feed = Feed()
     made: list[int] = []

@@ -277,7 +277,10 @@ async def test_a_head_request_has_post_hooks_and_keeps_its_head(world: HookWorld
     client.close()
 
 
-@pytest.mark.parametrize("body", [b"OK", b"\xff\xfe{}", b"{} {}", b'{"a":', b"NaN", b" "])
+NESTED = b"[" * 50_000 + b"]" * 50_000
+
+
+@pytest.mark.parametrize("body", [b"OK", b"\xff\xfe{}", b"{} {}", b'{"a":', b"NaN", b" ", NESTED], ids=range(7))
 async def test_a_response_that_is_no_json_is_null_and_keeps_its_bytes(world: HookWorld, body: bytes):
     world.engine_answer = ok(body, b"Content-Type: text/plain")
     got = await world.ask("GET", "/_ping", None)
@@ -285,7 +288,7 @@ async def test_a_response_that_is_no_json_is_null_and_keeps_its_bytes(world: Hoo
     assert (got.body, got.header("content-type")) == (body, "text/plain")
 
 
-@pytest.mark.parametrize("body", [b"not json", b"\xff\xfe{}", b"{} {}", b'{"a":'])
+@pytest.mark.parametrize("body", [b"not json", b"\xff\xfe{}", b"{} {}", b'{"a":', NESTED], ids=range(5))
 @pytest.mark.parametrize("returned", [None, ""])
 async def test_a_request_that_is_no_json_is_null_and_keeps_its_bytes(world: HookWorld, body: bytes, returned: Any):
     world.adapters["one"].behave = lambda told: (

@@ -80,12 +80,12 @@ def endpoint_of(message: Message) -> tuple[str, str]:
     return request["Method"], _VERSION.sub("", path)
 
 
-def query_of(message: Message) -> dict[str, str]:
-    """The first value of each query parameter. Raises `Refuse` for a `;`, which engines read in two ways."""
+def query_of(message: Message) -> dict[str, list[str]]:
+    """The values of each query parameter. Raises `Refuse` for a `;`, which engines read in two ways."""
     query = message["ClientRequest"]["Request"].partition("?")[2]
     if ";" in query:
         raise Refuse("the query has a semicolon", 400)
-    return {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
+    return parse_qs(query, keep_blank_values=True)
 
 
 def is_create(message: Message) -> bool:

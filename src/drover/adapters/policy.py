@@ -8,11 +8,11 @@ the policy does not know, it refuses. Keys are found in any spelling, as the eng
 |---|---|---|
 | `allow` | list of `METHOD /glob` without version; a `*` does not cross a slash, `**` does | nothing |
 | `deny` | the same; wins over `allow` | nothing |
-| `containers.images` | globs of allowed image references | all |
+| `containers.images` | globs of allowed image references; a `*` does not cross a slash, `**` does | all |
 | `containers.binds` | host directories that may be mounted, exactly these | none |
 | `containers.volumes` | whether named volumes may be used | true |
 | `containers.privileged` | whether more than an ordinary container's rights may be asked for | false |
-| `containers.networks` | globs of allowed network modes (`host` and `container:…` need `privileged`) | all |
+| `containers.networks` | globs of allowed networks' names (`host`, `container:…` and ids need `privileged`) | all |
 | `containers.users` | globs of allowed users (`""` is the image's own) | all |
 | `callers` | globs of identities that may call (`uid:1000`, `cn:NAME`); needs `protocol: 2` | everybody |
 
@@ -48,6 +48,15 @@ _HARMLESS = {
     "SecurityOpt": (["no-new-privileges"], ["no-new-privileges:true"]),
 }
 """Values of those that change nothing, or take rights away."""
+_OWN_LOGS = ("", "json-file", "local", "none")
+"""Log drivers that keep to the engine's own files. Others have the engine, as root of the host, open sockets and files
+that the container names."""
+_OWN_NETWORKS = ("", "bridge", "overlay")
+"""Network drivers that give no place on a network of the host's."""
+_HARMLESS_NETWORK_OPTIONS = frozenset({"com.docker.network.driver.mtu", "encrypted"})
+_BUILD_PRIVILEGES = ("securityopt", "cgroupparent", "isolation")
+"""Parameters of a build with which it reaches the host."""
+_NETWORK_ID = re.compile(r"[0-9a-f]{12,64}")
 _ORDINARY = (
     *("Binds", "ContainerIDFile", "LogConfig", "NetworkMode", "PortBindings", "RestartPolicy", "AutoRemove", "Mounts"),
     *("ConsoleSize", "CapDrop", "Dns", "DnsOptions", "DnsSearch", "ExtraHosts", "Links", "PublishAllPorts", "Init"),
@@ -58,6 +67,14 @@ _ORDINARY = (
     *("Ulimits", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth"),
 )
 _KNOWN = frozenset(name.casefold() for name in (*_PRIVILEGES, *_ORDINARY))
+_CONFIG = (
+    *("Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "PublishService"),
+    *("Tty", "OpenStdin", "StdinOnce", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Image", "Volumes", "WorkingDir"),
+    *("Entrypoint", "NetworkDisabled", "MacAddress", "OnBuild", "Labels", "StopSignal", "StopTimeout", "Shell", "Name"),
+    *("HostConfig", "NetworkingConfig", "Cpuset", "PortSpecs", "Platform"),
+)
+"""What a create call's body has beside HostConfig, or old clients send."""
+_KNOWN_AT_TOP = _KNOWN | {name.casefold() for name in _CONFIG}
 _BEYOND_CONTAINERS = re.compile(r"/(services|plugins|swarm|nodes|secrets|configs|session|grpc)(/.*)?")
 _NAMES_IMAGES = re.compile(r"/(images/(load|.+/tag)|commit|build)")
 
@@ -114,6 +131,20 @@ def _globbed(value: str, globs: list[str] | None) -> bool:
     return globs is None or any(fnmatch.fnmatchcase(value, glob) for glob in globs)
 
 
+def _is_image_of(image: str, glob: str) -> bool:
+    """`nginx:*` must not be `nginx:5000/evil`, which is another registry's image."""
+    parts, globs = image.split("/"), glob.split("/")
+    if "**" in glob:
+        return fnmatch.fnmatchcase(image, glob)
+    return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
+
+
+def _refuse_unknown(fields: Fields, known: frozenset[str], where: str) -> None:
+    for name in fields.spelled:
+        if name.casefold() not in known:
+            raise Refuse(f"the policy does not know {where}{name}")
+
+
 def refuse_caller(message: Message, callers: list[str] | None) -> None:
     who = (message.get("Client") or {}).get("Identity") or ""
     if callers is not None and not (who and _globbed(who, callers)):
@@ -139,6 +170,8 @@ class ContainerRules:
             self._check_create(body_of(message))
         elif path == "/volumes/create":
             self._check_volume(body_of(message))
+        elif path == "/networks/create":
+            self._check_network_driver(body_of(message))
         elif path == "/images/create" or _NAMES_IMAGES.fullmatch(path):
             self._check_image_call(message, path)
         elif found := re.fullmatch(r"/containers/.+/(exec|update|start)", path):
@@ -153,9 +186,8 @@ class ContainerRules:
         host = body.fields("HostConfig")
         self._check_image(str(body.get("Image") or ""))
         self._check_user(str(body.get("User") or ""))
-        for name in host.spelled:
-            if name.casefold() not in _KNOWN:
-                raise Refuse(f"the policy does not know HostConfig.{name}")
+        _refuse_unknown(host, _KNOWN, "HostConfig.")
+        _refuse_unknown(body, _KNOWN_AT_TOP, "")
         for place in (host, body):
             self._check_host_config(place)
         self._check_network(str(host.get("NetworkMode") or ""))
@@ -169,11 +201,13 @@ class ContainerRules:
             self._check_source(str(bind).partition(":")[0])
         for mount in host.items("Mounts"):
             self._check_mount(mount if isinstance(mount, Fields) else Fields([]))
+        if (log_driver := str(host.fields("LogConfig").get("Type") or "")) not in _OWN_LOGS:
+            self._refuse_unless_privileged(f"the log driver {log_driver!r}")
         if host.get("NetworkMode") is not None:
             self._check_network(str(host.get("NetworkMode")))
 
     def _check_image(self, image: str) -> None:
-        if not _globbed(image, self.images):
+        if self.images is not None and not any(_is_image_of(image, glob) for glob in self.images):
             raise Refuse(f"the policy does not allow the image {image!r}")
 
     def _check_user(self, user: str) -> None:
@@ -222,11 +256,22 @@ class ContainerRules:
         self._check_driver(body.get("Driver"), body.get("DriverOpts"))
 
     def _check_network(self, mode: str) -> None:
+        """By name: which network an id means, only the engine knows, and the host's has one too."""
         mode = mode or "default"
         if not _globbed(mode, self.networks):
             raise Refuse(f"the policy does not allow the network {mode!r}")
         if mode == "host" or mode.startswith("container:"):
             self._refuse_unless_privileged(f"the network {mode!r}")
+        if _NETWORK_ID.fullmatch(mode):
+            self._refuse_unless_privileged(f"networks by id ({mode}), name them")
+
+    def _check_network_driver(self, body: Fields) -> None:
+        """Of a new network: others' drivers, and options, can put it on the host's own interfaces and bridges."""
+        driver, options = str(body.get("Driver") or ""), body.fields("Options").spelled
+        if driver not in _OWN_NETWORKS or not _HARMLESS_NETWORK_OPTIONS.issuperset(options):
+            self._refuse_unless_privileged("networks with other drivers or options")
+        if body.get("ConfigFrom"):
+            self._refuse_unless_privileged("networks made from another's configuration")
 
     def _check_change(self, message: Message, verb: str) -> None:
         """An exec, an update, or a start with a body (which old versions of the API let configure the container)."""
@@ -239,13 +284,22 @@ class ContainerRules:
 
     def _check_image_call(self, message: Message, path: str) -> None:
         """With a list of images, a pull must be of one of them, and nothing else may give an image its name."""
+        query = query_of(message)
+        if path == "/build":
+            self._check_build(query)
         if self.images is None:
             return
-        query = query_of(message)
-        image, tag = query.get("fromImage", ""), query.get("tag", "")
+        image, tag = query.get("fromImage", [""])[0], query.get("tag", [""])[0]
         if path != "/images/create" or not image:
             raise Refuse(f"the policy allows some images only, so not {path}")
         self._check_image(f"{image}@{tag}" if ":" in tag else f"{image}:{tag}" if tag else image)
+
+    def _check_build(self, query: dict[str, list[str]]) -> None:
+        """Its steps run in containers too, as root, on the network that it names."""
+        self._check_network(query.get("networkmode", [""])[0])
+        for name in _BUILD_PRIVILEGES:
+            if any(query.get(name, ())):
+                self._refuse_unless_privileged(f"builds with {name}")
 
 
 if __name__ == "__main__":

@@ -208,8 +208,11 @@ class HookedCall:
         try:
             response = await self._post(engines)
         except (Refused, AdapterError) as error:
-            await asyncio.shield(self._undo(engines))
-            return self._stopped("post-hook", error, engines)
+            try:
+                await asyncio.shield(self._undo(engines))
+            finally:  # the client may go meanwhile
+                reply = self._stopped("post-hook", error, engines)
+            return reply
         if engines.status >= 400 and response.status >= 400:
             said = message_of(engines.body)
             self._unwind(Failure(stage="engine", code=engines.status, message=said), engines)
@@ -307,7 +310,7 @@ class HookedCall:
             created = msgspec.json.decode(engines.body, type=_Created).id
             answer = await self._layer.inner(self._handler, "DELETE", f"{prefix}{created}{query}")
             why = message_of(answer.body) if answer.status >= 400 else ""
-        except (DroverError, msgspec.DecodeError) as error:
+        except (DroverError, msgspec.DecodeError, RecursionError) as error:
             why = str(error)
         if why:
             log.warning("what a refused call had created could not be removed", path=self._call.path, why=why)

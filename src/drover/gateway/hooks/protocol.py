@@ -141,13 +141,14 @@ def request_of(call: Call, body: bytes | None) -> Request:
 
 
 def text_of(body: bytes) -> str | None:
-    """A body as hooks are given it: JSON text or empty text, else None (adapters may not survive other text)."""
+    """A body as hooks are given it: JSON text or empty text, else None (adapters may not survive other text, nor text
+    that is nested without end)."""
     if not body:
         return ""
     try:
         text = body.decode()
         msgspec.json.decode(body, type=msgspec.Raw)
-    except (UnicodeDecodeError, msgspec.DecodeError):
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return None
     return text
 
@@ -237,7 +238,7 @@ def _read(name: str, protocol: int, answer: HookAnswer) -> _Answer:
         raise AdapterError(f"adapter {name} answered with status {answer.status}, which hooks do not follow")
     try:
         said = _decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AdapterError(f"adapter {name} answered with what is not a hook's answer: {error}") from error
     if protocol == 2 and said.refuse is not None:
         code = said.refuse.code if 400 <= said.refuse.code <= 599 else 403

@@ -136,8 +136,10 @@ def body_changes(before: bytes | None, after: bytes | None) -> list[Change]:
     """How two bodies differ: by field if both are JSON, else as one text."""
     if before == after:
         return []
-    old, new = _value(before), _value(after)
-    return list(_take(_differences("Body", old, new), CHANGES_LIMIT))
+    try:
+        return list(_take(_differences("Body", _value(before), _value(after)), CHANGES_LIMIT))
+    except RecursionError:
+        return [Change("Body (nested too deeply to compare)")]
 
 
 def _take(changes: Iterator[Change], limit: int) -> Iterator[Change]:
