@@ -271,6 +271,28 @@ async def test_a_post_hook_that_fails_on_create_leaves_no_container_and_the_name
     assert (await world.ask("POST", f"{CREATE}?name=a")).status == 201
 
 
+async def test_the_client_that_goes_while_its_creation_is_undone_changes_nothing_about_that(world: HookWorld):
+    options = await unwinding(world, "one")
+    await world.adapter("post", answer(403))
+    await world.configure({"* *": {"pre": ["one"], "post": ["post"]}}, **options)
+    containers, deleting, go = Containers(), asyncio.Event(), asyncio.Event()
+
+    async def slow(call: Call) -> Outcome:
+        if call.method == "DELETE":
+            deleting.set()
+            await go.wait()
+        return await containers.handle(call)
+
+    world.handle_with(slow)
+    client = await world.wire.client()
+    await client.send(request("POST", f"{CREATE}?name=a", b"{}"))
+    await deleting.wait()
+    client.close()
+    await until(lambda: unwound(world) == ["one"])
+    go.set()
+    await until(lambda: containers.ids == {})
+
+
 async def test_what_a_relayed_creation_made_goes_again_at_that_engine(world: HookWorld):
     await world.adapter("post", answer(403))
     await world.configure({"* *": {"post": ["post"]}})

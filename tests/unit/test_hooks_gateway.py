@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_factory import host
+from aiohttp import web
+from cluster_factory import host, network
 from gateway_wire_tools import DEADLINE_S
 from gateway_world import API, IMAGE, Agent, World, make_call, response
-from hooks_tools import ScriptedAdapter, answer, echo
+from hooks_tools import Behaviour, ScriptedAdapter, answer, echo, never
 
 from drover.gateway.call import Headers, Reply
 from drover.gateway.hooks.layer import HookLayer
@@ -20,8 +22,36 @@ from drover.model.records import Adapters, key
 
 BODY = {
     "Image": "busybox",
-    "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}, "Binds": ["data:/data"]},
+    "HostConfig": {
+        "PortBindings": {"80/tcp": [{"HostPort": "8080"}]},
+        "Binds": ["data:/data"],
+        "NetworkMode": "app",
+    },
+    "NetworkingConfig": {"EndpointsConfig": {"app": {"IPAMConfig": {"IPv4Address": "10.44.0.9"}}}},
 }
+HELD = ["containers", "names", "placements", "addresses"]
+"""The tables that hold something of this container, as long as there is one."""
+
+
+def die(told: dict[str, Any]) -> web.Response:
+    raise asyncio.CancelledError
+
+
+def ten_megabytes(told: dict[str, Any]) -> web.Response:
+    return web.Response(body=b"{" + b" " * 10_000_000)
+
+
+FAILING: list[tuple[Behaviour, int, str]] = [
+    (answer(403, '{"message":"no"}'), 403, "no"),
+    (answer(200, "junk"), 502, "adapter one answered with what is not a hook's answer"),
+    (answer(302, Location="http://127.0.0.1/"), 502, "adapter one answered with status 302"),
+    (ten_megabytes, 502, "adapter one answered with more than 8388608 bytes"),
+    (die, 502, "adapter one cannot be asked"),
+    (never(), 504, "adapter one did not answer within 0.3 s"),
+]
+failing = pytest.mark.parametrize(
+    ("behave", "status", "says"), FAILING, ids=["refuses", "garbage", "redirect", "large", "killed", "silent"]
+)
 
 
 class HookedGateway:
@@ -33,7 +63,8 @@ class HookedGateway:
 
     async def start(self, endpoints: dict[str, Any]) -> None:
         gateway = await self.world.gateway()
-        text = json.dumps({"endpoints": endpoints, "adapters": {"one": self.adapter.url}})
+        one = {"url": self.adapter.url, "deadline_s": 0.3}
+        text = json.dumps({"endpoints": endpoints, "adapters": {"one": one}})
         self.world.write([put(key("adapters", "current"), Adapters(text=text))])
         mirror = gateway.context.mirror
         await mirror.reached(self.world.shared.cluster.revision, DEADLINE_S)
@@ -50,13 +81,13 @@ class HookedGateway:
     def left(self) -> list[str]:
         """The tables that hold anything of a container."""
         tables = self.world.shared.cluster.tables
-        return [name for name in ("containers", "names", "placements", "ports", "addresses") if tables.get(name)]
+        return [name for name in (*HELD, "ports") if tables.get(name)]
 
 
 @pytest.fixture
 async def hooked(tmp_path: Path) -> AsyncIterator[HookedGateway]:
     world = World()
-    world.write(list(host("h1", facts=API)))
+    world.write([*host("h1", facts=API), *network("a" * 64, "app", "10.44.0.0/16", vni=7)])
     world.links.say("h1", "GET", "/images/busybox/json", response({"Id": IMAGE}))
     adapter = ScriptedAdapter("one", echo, [])
     await adapter.start()
@@ -67,24 +98,35 @@ async def hooked(tmp_path: Path) -> AsyncIterator[HookedGateway]:
     await adapter.stop()
 
 
-async def test_a_refused_creation_writes_no_record(hooked: HookedGateway):
-    hooked.adapter.behave = answer(403, '{"message":"no"}')
+@failing
+async def test_a_creation_whose_pre_hook_fails_writes_no_record(
+    hooked: HookedGateway, behave: Behaviour, status: int, says: str
+):
+    hooked.adapter.behave = behave
     await hooked.start({"* *": {"pre": ["one"]}})
-    assert await hooked.create() == (403, {"message": "no"})
+    got, said = await hooked.create()
+    assert (got, said["message"][: len(says)]) == (status, says)
     assert hooked.left() == []
     assert hooked.agent.performed == []
+    assert hooked.world.shared.cluster.volumes == {}
 
 
-@pytest.mark.parametrize("behave", [answer(403), answer(200, "junk"), answer(302)])
-async def test_a_creation_whose_post_hook_fails_leaves_no_record(hooked: HookedGateway, behave: Any):
+@failing
+async def test_a_creation_whose_post_hook_fails_leaves_no_record(
+    hooked: HookedGateway, behave: Behaviour, status: int, says: str
+):
+    """The name and the address are free: the same creation succeeds at once when the hook is well."""
     hooked.adapter.behave = behave
     await hooked.start({"POST /*/containers/create": {"post": ["one"]}})
-    assert (await hooked.create())[0] in (403, 502)
+    got, said = await hooked.create()
+    assert (got, said["message"][: len(says)]) == (status, says)
     assert hooked.left() == []
     assert hooked.agent.performed == [("create", "web"), ("remove", "web")]
     hooked.adapter.behave = echo
     assert (await hooked.create())[0] == 201
-    assert {"containers", "names", "placements"} <= set(hooked.left())
+    assert hooked.left() == HELD
+    (claim,) = hooked.world.shared.cluster.addresses.values()
+    assert claim.ip == "10.44.0.9"
 
 
 async def test_a_container_is_created_as_the_hook_changed_it(hooked: HookedGateway):

@@ -127,6 +127,37 @@ async def test_calls_say_why_it_is_not_healthy(world: HookWorld):
     assert world.layer.views()[0]["trouble"] == why
 
 
+async def test_its_images_own_health_check_counts(world: HookWorld):
+    cluster = await manage(world, deadline_s=0.3)
+    assert (await world.ask("GET", "/v1.41/containers/json", None)).status == 200
+    state = cluster.containers["drover-adapter-debug"]["State"]
+    state["Health"] = {"Status": "unhealthy"}
+    managed, adapter = world.layer._managed, world.layer.config.adapters["debug"]
+    assert managed is not None
+    managed.suspect(adapter)
+    await until(lambda: "health check says: unhealthy" in managed.trouble(adapter))
+    got = await world.ask("GET", "/v1.41/containers/json", None)
+    assert (got.status, "unhealthy" in got.message) == (504, True)
+    state["Health"] = {"Status": "healthy"}
+    managed.suspect(adapter)
+    await until(lambda: not managed.trouble(adapter))
+    assert (await world.ask("GET", "/v1.41/containers/json", None)).status == 200
+
+
+async def test_whatever_goes_wrong_in_a_round_there_is_a_next_one(world: HookWorld):
+    cluster = await manage(world, deadline_s=0.3)
+    assert (await world.ask("GET", "/v1.41/containers/json", None)).status == 200
+    managed, adapter = world.layer._managed, world.layer.config.adapters["debug"]
+    assert managed is not None
+    well, cluster._one = cluster._one, lambda call: 1 / 0  # type: ignore[assignment, return-value, method-assign]
+    managed.suspect(adapter)
+    await until(lambda: "division by zero" in managed.trouble(adapter))
+    cluster._one = well  # type: ignore[method-assign]
+    managed.suspect(adapter)
+    await until(lambda: not managed.trouble(adapter))
+    assert (await world.ask("GET", "/v1.41/containers/json", None)).status == 200
+
+
 async def test_another_configuration_replaces_its_container(world: HookWorld):
     cluster = await manage(world)
     await world.ask("GET", "/v1.41/containers/json", None)

@@ -140,6 +140,22 @@ async def test_an_adapter_behind_https_with_a_client_certificate(world: HookWorl
     assert (got.status, "cannot be asked" in got.message) == (502, True)
 
 
+async def test_renewed_tls_files_count_from_the_next_apply_on(world: HookWorld, tmp_path: Path):
+    for name in ("theirs", "others"):
+        (tmp_path / name).mkdir()
+    server_tls, _ = tls_contexts(tmp_path / "theirs")
+    tls_contexts(tmp_path / "others")
+    one = world.adapters["one"]
+    await one.stop()
+    await one.start(tls=server_tls)
+    pem, trusted = str(tmp_path / "theirs" / "client.pem"), tmp_path / "trusted.crt"
+    files = {"url": f"https://localhost:{one.port}/", "ca": str(trusted), "certificate": pem, "key": pem}
+    for issuer, status in (("others", 502), ("theirs", 201)):
+        trusted.write_bytes((tmp_path / issuer / "ca.crt").read_bytes())
+        await world.configure({"* *": {"pre": ["one"]}}, one=files)
+        assert (await world.ask()).status == status
+
+
 async def test_many_calls_at_once_keep_their_answers_apart(world: HookWorld):
     async def engine(peer: Peer, head: bytes) -> None:
         await peer.send(ok(b'{"path":"%s"}' % head.split()[1], b"Content-Type: application/json"))

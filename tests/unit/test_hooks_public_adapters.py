@@ -98,12 +98,14 @@ async def flocker(told: dict[str, Any]) -> web.Response:
 
 
 def weave(told: dict[str, Any]) -> web.Response:
-    """Wraps the entry point on create when WEAVE_CIDR is set; echoes everything else."""
+    """Wraps the entry point on create when WEAVE_CIDR is set; echoes everything else; an error is a 500."""
     request, response = told["ClientRequest"], told.get("ServerResponse")
     if told["Type"] == "post-hook":
         return web.json_response({"PowerstripProtocolVersion": 1, "ModifiedServerResponse": response})
     changed = dict(request)
     if request["Request"].partition("?")[0].endswith("/containers/create"):
+        if not request["Body"]:
+            return web.Response(status=500, text="TypeError: Cannot read properties of null", content_type="text/html")
         body = json.loads(request["Body"])
         if any(text.startswith("WEAVE_CIDR=") for text in body.get("Env") or []):
             body |= {"Entrypoint": ["/home/weavetools/wait-for-weave"], "Cmd": body.get("Cmd") or []}
@@ -210,6 +212,31 @@ async def test_weave_wraps_the_entry_point(world: HookWorld):
     assert sent[0]["HostConfig"] == {"VolumesFrom": ["weavetools"]}
     world.engine_answer = b"HTTP/1.1 204 No Content\r\n\r\n"
     assert (await world.ask("POST", "/v1.41/containers/a/start", None)).status == 204
+
+
+async def test_weaves_500_is_the_clients(world: HookWorld):
+    await world.configure({"POST /*/containers/create": {"pre": ["weave"]}})
+    got = await world.ask("POST", CREATE, b"not json")
+    message = "adapter weave refused this call with status 500: TypeError: Cannot read properties of null"
+    assert (got.status, got.message) == (500, message)
+    assert "engine" not in world.lines
+
+
+async def test_flockers_500_as_a_post_hook_is_the_clients(world: HookWorld):
+    await world.configure({"POST /*/containers/create": {"pre": ["flocker"], "post": ["flocker"]}})
+    got = await world.ask("POST", CREATE, BODY)
+    assert (got.status, "unsupported" in got.message) == (500, True)
+
+
+@pytest.mark.parametrize("name", ["slowreq", "debug"])
+async def test_an_unwind_message_to_one_that_knows_none_is_no_trouble(world: HookWorld, name: str):
+    """A Type that they do not know is a 500 from slowreq; the client has its answer by then."""
+    world.engine_answer = ok(b'{"message":"taken"}', b"Content-Type: application/json", status=b"409 Conflict")
+    await world.configure({"POST /*/containers/create": {"pre": [name]}}, **{name: {"unwind": True}})
+    got = await world.ask("POST", CREATE, BODY)
+    assert (got.status, got.message) == (409, "taken")
+    await world.quiet()
+    assert [told["Type"] for told in world.adapters[name].asked] == ["pre-hook", "unwind-hook"]
 
 
 async def test_all_six_in_one_chain(world: HookWorld):

@@ -8,8 +8,8 @@
 | more than `limit_bytes` | `AdapterError` (502), and the connection is closed |
 | a redirect | an answer with its status, which is a failure |
 
-Connections are kept for two seconds only: servers that close idle ones (Node's after five) must not be asked on one
-that is just closing, because a hook that may have run is never sent again.
+Connections are kept for one second only: servers that close idle ones (gunicorn's after two, Node's after five) must not
+be asked on one that is just closing, because a hook that may have run is never sent again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import aiohttp
 from drover.gateway.hooks.config import Adapter
 from drover.gateway.hooks.protocol import AdapterError, AdapterSlow, HookAnswer
 
-IDLE_S = 2.0
+IDLE_S = 1.0
 CONNECTIONS_LIMIT = 256
 RETIRE_S = 650.0
 """How long the sessions of a replaced configuration stay open: calls that began under it go on with it."""
@@ -93,8 +93,10 @@ class AdapterClient:
         return session
 
     def keep_only(self, adapters: Iterable[Adapter]) -> None:
-        """A new configuration: the sessions of others are closed when no call can need them any more."""
-        for way in self._sessions.keys() - {_way(adapter) for adapter in adapters}:
+        """A new configuration: the sessions of others are closed when no call can need them any more; and those with
+        TLS files, which may have been renewed, are made anew."""
+        kept = {_way(adapter) for adapter in adapters if not (adapter.ca or adapter.certificate)}
+        for way in self._sessions.keys() - kept:
             session = self._sessions.pop(way)
             self._retired.append(session)
             asyncio.get_running_loop().call_later(RETIRE_S, self._close_retired, session)

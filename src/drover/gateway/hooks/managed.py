@@ -9,6 +9,7 @@ the hooks, so that adapters do not wait for themselves.
 | no container | created, its image pulled if no host has it; restarted by its engine whenever it ends |
 | a container of another image, port or environment | removed; created in the next round |
 | a container that does not run | started |
+| it runs, its image's health check says otherwise | not healthy |
 | it runs and its port accepts a connection | healthy: its address is that of its host and the published port |
 | it runs and does not | not healthy: calls wait for it, up to the adapter's deadline |
 | a container of an adapter that is configured no more | removed |
@@ -49,8 +50,20 @@ class _Binding(msgspec.Struct, frozen=True, rename="pascal"):
     host_port: str = ""
 
 
+class _Health(msgspec.Struct, frozen=True, rename="pascal"):
+    status: str = ""
+
+
 class _State(msgspec.Struct, frozen=True, rename="pascal"):
+    """`health`: what the image's own check says, where it has one."""
+
     running: bool = False
+    health: _Health | None = None
+
+    @property
+    def unhealthy(self) -> str:
+        status = self.health.status if self.health is not None else ""
+        return status if status in ("starting", "unhealthy") else ""
 
 
 class _Config(msgspec.Struct, frozen=True, rename="pascal"):
@@ -129,7 +142,7 @@ class ManagedAdapters:
                 await self._remove_unwanted()
                 if not self._wanted:
                     break
-            except (DroverError, msgspec.DecodeError) as error:
+            except Exception as error:
                 log.warning("containers of former adapters could not be removed", why=str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_S):
@@ -140,7 +153,7 @@ class ManagedAdapters:
         """One round for one adapter: its address, or why it has none."""
         try:
             url = await self._ensure(adapter)
-        except (DroverError, msgspec.DecodeError, OSError, ValueError) as error:
+        except Exception as error:  # whatever it is, the other adapters and the next round must not suffer
             self._urls.pop(adapter.name, None)
             if self._trouble.get(adapter.name) != str(error):
                 log.warning("an adapter's container is not healthy", adapter=adapter.name, why=str(error))
@@ -166,6 +179,8 @@ class ManagedAdapters:
             await self._ask("POST", f"/containers/{container.id}/start")
             self._wake.set()
             raise Unavailable("its container is being started")
+        if container.state.unhealthy:
+            raise Unavailable(f"its container's own health check says: {container.state.unhealthy}")
         return await self._probed(adapter, container, labels.get(HOST_LABEL, ""))
 
     async def _probed(self, adapter: Adapter, container: _Container, host: str) -> str:
