@@ -8,6 +8,7 @@
 | a cable is pulled | the host's containers run on, and are the same after it is plugged in |
 | a host falls silent during a create | the create fails or goes elsewhere; nothing of it stays |
 | many clients want one name | exactly one gets it |
+| an adapter that the cluster runs is killed in a call | a clear error, nothing of the call stays; the adapter is back |
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from stock import docker_program
@@ -33,6 +35,24 @@ CREATE_DEADLINE_S = 10.0
 AT_ONCE_S = 3.0
 KNOWN_S = 40.0
 NAMES = ("h1", "h2", "h3")
+ADAPTER = """#!/bin/sh
+while read -r line; do
+  line=$(printf %s "$line" | tr -d '\\r')
+  case "$line" in Content-Length:*) size=${line#*: } ;; "") break ;; esac
+done
+dd bs=1 count="$size" of=/told 2>/dev/null
+grep -q 'name=slow' /told && sleep 1000
+body='{"Continue": true}'
+grep -q 'name=refused' /told && body='{"Refuse": {"Code": 403, "Message": "not this name"}}'
+printf 'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n%s' "${#body}" "$body"
+"""
+"""An adapter in the shell of busybox, behind its `nc`."""
+HOOKS = """
+endpoints:
+  "POST /*/containers/create": {pre: [gate], post: [gate]}
+adapters:
+  gate: {image: "acme/gate:1", protocol: 2, deadline_s: 30}
+"""
 
 
 def docker_of(host: LabHost) -> Docker:
@@ -222,3 +242,58 @@ def test_one_of_many_gets_a_name(lab: Lab) -> None:
     for one in ran:
         assert one.status == 0 or f'The container name "/wanted" is already in use by container "{won[0]}"' in one.err
     assert gateways[1]("ps", "-aq", "--no-trunc", "--filter", "name=wanted") == won[0]
+
+
+GATE = "drover-adapter-gate"
+
+
+@pytest.fixture
+def gate(lab: Lab, tmp_path: Path) -> Iterator[Docker]:
+    """A cluster whose creations pass an adapter that the cluster itself runs, with a network of its own."""
+    docker, host = docker_of(lab.host("h1")), lab.host("h1")
+    (tmp_path / "adapter").write_text(ADAPTER)
+    (tmp_path / "adapter").chmod(0o755)
+    docker("create", "--name", "seed", "busybox", "true")
+    docker("cp", str(tmp_path / "adapter"), "seed:/adapter")
+    docker("commit", "--change", 'CMD ["nc", "-ll", "-p", "80", "-e", "/adapter"]', "seed", "acme/gate:1")
+    docker("network", "create", "--subnet", "10.77.0.0/24", "gated")
+    host.exec(["drover", "adapter", "apply", "-f", "-"], stdin=HOOKS)
+    yield docker
+    host.exec(["drover", "adapter", "rollback"])
+    wait_until(lambda: GATE not in names_in(docker), "the end of the adapter's container", deadline_s=KNOWN_S)
+    docker.run("rm", "-f", *names_in(docker))
+    docker("network", "rm", "gated")
+
+
+def engine_of_gate(lab: Lab, docker: Docker) -> Docker:
+    """The engine that has the adapter's container: the cluster lets nobody at it."""
+    host = lab.host(docker("ps", "-a", "--filter", f"name={GATE}", "--format", HOST_FIELD))
+    return Docker(host.docker_socket)
+
+
+def told(lab: Lab, docker: Docker) -> str:
+    """What the adapter was asked last."""
+    return engine_of_gate(lab, docker).run("exec", GATE, "cat", "/told").out
+
+
+def test_an_adapter_is_killed_in_the_middle_of_a_call(lab: Lab, gate: Docker) -> None:
+    for host in lab.hosts:
+        docker_of(host)("create", "--name", f"passed-{host.name}", "busybox", "true")
+        refused = docker_of(host).run("create", "--name", "refused", "busybox", "true")
+        assert (refused.status, "not this name" in refused.err) == (1, True)
+    assert gate.run("rm", "-f", GATE).status == 1
+
+    started = gate.start("run", "-d", "--name", "slow", "--network", "gated", "--ip", "10.77.0.9", "busybox", "true")
+    wait_until(lambda: "name=slow" in told(lab, gate), "the adapter's being asked", deadline_s=KNOWN_S)
+    engine_of_gate(lab, gate)("kill", GATE)
+    _, err = started.communicate(timeout=KNOWN_S)
+    assert started.returncode != 0
+    assert "adapter gate" in err
+    assert "slow" not in names_in(gate)
+
+    wait_until(
+        lambda: gate.run("create", "--name", "fast", "--network", "gated", "--ip", "10.77.0.9", "busybox").status == 0,
+        "the adapter's being back, and the address's being free",
+        deadline_s=KNOWN_S,
+        poll_s=0.5,
+    )

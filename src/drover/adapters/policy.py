@@ -68,10 +68,10 @@ _ORDINARY = (
 )
 _KNOWN = frozenset(name.casefold() for name in (*_PRIVILEGES, *_ORDINARY))
 _CONFIG = (
-    *("Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "PublishService"),
+    *("Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "Platform"),
     *("Tty", "OpenStdin", "StdinOnce", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Image", "Volumes", "WorkingDir"),
     *("Entrypoint", "NetworkDisabled", "MacAddress", "OnBuild", "Labels", "StopSignal", "StopTimeout", "Shell", "Name"),
-    *("HostConfig", "NetworkingConfig", "Cpuset", "PortSpecs", "Platform"),
+    *("HostConfig", "NetworkingConfig", "Cpuset", "PortSpecs", "PublishService"),
 )
 """What a create call's body has beside HostConfig, or old clients send."""
 _KNOWN_AT_TOP = _KNOWN | {name.casefold() for name in _CONFIG}

@@ -8,8 +8,8 @@
 | more than `limit_bytes` | `AdapterError` (502), and the connection is closed |
 | a redirect | an answer with its status, which is a failure |
 
-Connections are kept for one second only: servers that close idle ones (gunicorn's after two, Node's after five) must not
-be asked on one that is just closing, because a hook that may have run is never sent again.
+Connections are kept for one second only: servers that close idle ones (gunicorn's after two, Node's after five) must
+not be asked on one that is just closing, because a hook that may have run is never sent again.
 """
 
 from __future__ import annotations

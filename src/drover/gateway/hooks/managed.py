@@ -29,7 +29,7 @@ from urllib.parse import quote
 import msgspec
 import structlog
 
-from drover.errors import DroverError, Unavailable
+from drover.errors import Unavailable
 from drover.gateway.call import EngineResponse, Handler, Links
 from drover.gateway.context import message_of
 from drover.gateway.hooks.config import Adapter
