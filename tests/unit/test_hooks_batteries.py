@@ -276,6 +276,7 @@ async def test_what_follows_a_creation_is_looked_at_too(world: HookWorld, target
         ("POST", "/v1.41/containers/a/exec", b'{"Cmd":["sh"],"Privileged":false}'),
         ("POST", "/v1.41/volumes/create", b'{"Name":"x","Driver":"local","DriverOpts":{}}'),
         ("POST", "/v1.41/images/create?fromImage=nginx&tag=1.25", None),
+        ("POST", "/v1.41/images/create?fromImage=docker.io%2Flibrary%2Fnginx&tag=latest", None),
     ],
 )
 async def test_what_is_allowed_passes(world: HookWorld, method: str, target: str, body: bytes | None):
@@ -356,6 +357,23 @@ def test_an_images_star_does_not_cross_a_slash_and_two_do():
         else:
             with pytest.raises(Refuse):
                 decide(told)
+
+
+@pytest.mark.parametrize(
+    ("image", "short"),
+    [
+        ("docker.io/library/nginx:1", "nginx:1"),
+        ("docker.io/nginx", "nginx"),
+        ("docker.io/acme/app@sha256:ab", "acme/app@sha256:ab"),
+        ("docker.io/library/a/b", "library/a/b"),
+        ("docker.io/r.example/app", "docker.io/r.example/app"),
+        ("docker.io/localhost/app", "docker.io/localhost/app"),
+        ("r.example/library/nginx", "r.example/library/nginx"),
+        ("nginx", "nginx"),
+    ],
+)
+def test_an_image_of_docker_hub_is_the_same_under_its_long_name(image: str, short: str):
+    assert policy.familiar(image) == short
 
 
 async def test_parameters_in_a_form_are_refused_because_engines_prefer_them(world: HookWorld):

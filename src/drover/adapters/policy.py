@@ -139,6 +139,15 @@ def _is_image_of(image: str, glob: str) -> bool:
     return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
 
 
+def familiar(image: str) -> str:
+    """`docker.io/library/nginx` as people write it, which newer clients do not: `nginx`."""
+    registry, _, path = image.partition("/")
+    first, slash, rest = path.partition("/")
+    if registry != "docker.io" or (slash and (set(first) & {".", ":"} or first == "localhost")):
+        return image
+    return rest if first == "library" and slash and "/" not in rest else path
+
+
 def _refuse_unknown(fields: Fields, known: frozenset[str], where: str) -> None:
     for name in fields.spelled:
         if name.casefold() not in known:
@@ -207,7 +216,8 @@ class ContainerRules:
             self._check_network(str(host.get("NetworkMode")))
 
     def _check_image(self, image: str) -> None:
-        if self.images is not None and not any(_is_image_of(image, glob) for glob in self.images):
+        names = (image, familiar(image))
+        if self.images is not None and not any(_is_image_of(name, glob) for name in names for glob in self.images):
             raise Refuse(f"the policy does not allow the image {image!r}")
 
     def _check_user(self, user: str) -> None:
