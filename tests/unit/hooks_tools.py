@@ -19,7 +19,7 @@ from gateway_wire_tools import DEADLINE_S, FakeEngine, Peer, World, ok, until
 from drover.gateway.call import Call, Outcome
 from drover.gateway.hooks.layer import HookLayer
 from drover.model.cluster import put
-from drover.model.records import Adapters, key
+from drover.model.records import Adapters, Setting, key
 from drover.store.memory import MemoryCluster
 from drover.store.mirror import Mirror
 
@@ -171,6 +171,7 @@ class HookWorld:
 
     async def start(self) -> None:
         await self.wire.start()
+        await self.store.commit([put(key("settings", "founded"), Setting(value="yes"))])
         assert await self.mirror.start()
         self.handle_with(self._relay)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -147,6 +148,23 @@ async def test_trace_comes_over_the_api_line_by_line(both: Both):
     assert json.loads(await reader.readline())["outcome"] == "unchanged"
     writer.close()
     await until(lambda: not both.hooks.layer.feed.heard)
+
+
+async def test_the_command_shows_hooks_as_they_run(both: Both):
+    await both.hooks.adapter("one", append_to_body("x"))
+    await both.done("apply", "-f", "-", text=both.text({"POST /*": {"pre": ["one"]}}))
+    program = "from drover.cli import main; main.main()"
+    arguments = ("-c", program, "--host", f"unix://{both.api.socket}", "adapter", "trace")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-u", *arguments, stdout=asyncio.subprocess.PIPE)
+    try:
+        await until(lambda: both.hooks.layer.feed.heard)
+        await both.hooks.ask()
+        assert process.stdout is not None
+        assert b" one pre-hook POST " in await process.stdout.readline()
+        assert await process.stdout.readline() == b'  +Body.Marks: ["x"]\n'
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 def test_a_change_is_shown_with_its_sides():

@@ -15,10 +15,12 @@ from gateway_wire_tools import DEADLINE_S
 from gateway_world import API, IMAGE, Agent, World, make_call, response
 from hooks_tools import Behaviour, ScriptedAdapter, answer, echo, never
 
-from drover.gateway.call import Headers, Reply
+from drover.gateway.call import Headers, Relay, Reply
+from drover.gateway.gateway import Gateway
 from drover.gateway.hooks.layer import HookLayer
 from drover.model.cluster import put
 from drover.model.records import Adapters, key
+from drover.store.mirror import Mirror
 
 BODY = {
     "Image": "busybox",
@@ -127,6 +129,20 @@ async def test_a_creation_whose_post_hook_fails_leaves_no_record(
     assert hooked.left() == HELD
     (claim,) = hooked.world.shared.cluster.addresses.values()
     assert claim.ip == "10.44.0.9"
+
+
+@pytest.mark.parametrize("path", ["/session", "/grpc", "/v1.41/session", "/containers/create"])
+async def test_nothing_is_done_before_the_adapters_are_known(hooked: HookedGateway, path: str):
+    """A daemon that starts while the store is away: BuildKit's calls need no record, but may need a hook."""
+    await hooked.start({"* *": {"pre": ["one"]}})
+    unread = Mirror(hooked.world.shared.client())
+    gateway = Gateway("h1", hooked.world.shared.client(), unread, hooked.world.links, lambda: 0.0, lambda: "")
+    handle = HookLayer(unread, hooked.world.links).wrap(gateway.handle)
+    outcome = await handle(make_call("POST", path))
+    assert isinstance(outcome, Reply)
+    assert (outcome.status, b"has not read the cluster's" in outcome.body) == (503, True)
+    assert isinstance(await handle(make_call("GET", "/_ping")), Relay | Reply)
+    assert hooked.adapter.asked == []
 
 
 async def test_a_container_is_created_as_the_hook_changed_it(hooked: HookedGateway):

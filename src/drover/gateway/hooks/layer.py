@@ -6,6 +6,7 @@ with what they began with.
 
 | the record | then |
 |---|---|
+| not known: nothing was read from the store yet | what could do anything is refused (503) |
 | absent, or without endpoints | calls go to the handler, at the cost of one look |
 | there | matching calls become a `HookedCall`; others go to the handler |
 | of a newer version, unreadable here | the last readable one counts; if there is none, every call is refused (503) |
@@ -87,7 +88,7 @@ class HookLayer:
             if self._broken is not None:
                 return error_reply(self._broken)
             if not self._matcher:
-                return await handler(call)
+                return await handler(call) if self._knows(call) else error_reply(self._not_read())
             if why := why_unhookable(call):
                 return error_reply(Forbidden(f"This cluster has hooks, so {why}."))
             if forbidden := self._about_managed(call):
@@ -96,6 +97,14 @@ class HookLayer:
             return await HookedCall(self, hooks, handler, call).run() if hooks else await handler(call)
 
         return hooked
+
+    def _knows(self, call: Call) -> bool:
+        """Whether a call's hooks are known, or of no account: the gateway answers a daemon's first questions, and
+        relays BuildKit's calls, before it has read any record."""
+        return bool(self._mirror.cluster.revision) or call.method in ("GET", "HEAD")
+
+    def _not_read(self) -> Unavailable:
+        return Unavailable(f"this host has not read the cluster's adapters yet: {self._mirror.trouble}")
 
     def _refresh(self) -> None:
         """Take the configuration that the mirror shows, if it is another one."""
