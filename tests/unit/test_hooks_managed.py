@@ -173,6 +173,14 @@ async def test_one_that_is_configured_no_more_is_removed_and_others_stay(world: 
     await until(lambda: list(cluster.containers) == ["mine"])
 
 
+async def test_other_containers_networks_are_their_own_business(world: HookWorld):
+    cluster = await manage(world)
+    for body in (b'{"Container":"other"}', b"{}", b"no json"):
+        got = await world.ask("POST", "/v1.41/networks/a/disconnect", body)
+        assert got.message == "No such container"
+    assert cluster.calls.count("POST /networks/a/disconnect") == 3
+
+
 @pytest.mark.parametrize(
     ("method", "target"),
     [
@@ -184,6 +192,8 @@ async def test_one_that_is_configured_no_more_is_removed_and_others_stay(world: 
         ("POST", "/v1.41/containers/create?name=drover-adapter-debug"),
         ("POST", "/v1.41/containers/create?name=/drover-adapter-debug"),
         ("POST", "/v1.41/containers/other/rename?name=drover-adapter-debug"),
+        ("POST", "/v1.41/networks/drover/disconnect"),
+        ("POST", "/networks/a/b/connect"),
     ],
 )
 async def test_nobody_may_put_another_in_its_place(world: HookWorld, method: str, target: str):
@@ -195,7 +205,8 @@ async def test_nobody_may_put_another_in_its_place(world: HookWorld, method: str
     ]
     await world.mirror.reached(await world.store.commit(changes), DEADLINE_S)
     await manage(world)
-    got = await world.ask(method, target, None)
+    body = b'{"Container":"dddddddddddd","Force":true}' if "connect" in target else None
+    got = await world.ask(method, target, body)
     assert (got.status, got.message) == (
         403,
         "Container drover-adapter-debug is kept by `drover adapter apply`.",

@@ -40,14 +40,31 @@ from drover.gateway.hooks.inner import inner_call
 from drover.gateway.hooks.managed import PREFIX, ManagedAdapters
 from drover.gateway.hooks.match import Matcher
 from drover.gateway.hooks.protocol import Extras, HookAnswer
-from drover.gateway.hooks.streams import why_unhookable
+from drover.gateway.hooks.streams import BODY_LIMIT_BYTES, why_unhookable
 from drover.model import records as r
 from drover.model.spec import parse_spec
 from drover.store.mirror import Mirror
 
+_MEMBERS = re.compile(r"/networks/.+/(?:connect|disconnect)")
 _CONTAINER_PATH = re.compile(r"/containers/(?!(?:create|json|prune)$)([^/]+)(?:/.*)?")
 
 log = structlog.get_logger("drover.gateway.hooks")
+
+
+class _Member(msgspec.Struct, rename="pascal"):
+    """What the body of a network's connect or disconnect says of the container."""
+
+    container: str = ""
+
+
+async def _member(call: Call) -> str:
+    """The container that a network's connect or disconnect is about; empty for other calls."""
+    if call.method != "POST" or not _MEMBERS.fullmatch(call.path):
+        return ""
+    try:
+        return msgspec.json.decode(await call.read_body(BODY_LIMIT_BYTES), type=_Member).container
+    except msgspec.DecodeError:
+        return ""  # the handler refuses it
 
 
 class HookLayer:
@@ -91,7 +108,7 @@ class HookLayer:
                 return await handler(call) if self._knows(call) else error_reply(self._not_read())
             if why := why_unhookable(call):
                 return error_reply(Forbidden(f"This cluster has hooks, so {why}."))
-            if forbidden := self._about_managed(call):
+            if forbidden := await self._about_managed(call):
                 return error_reply(Forbidden(forbidden))
             hooks = self._matcher.find(call.method, call.path, call.version)
             return await HookedCall(self, hooks, handler, call).run() if hooks else await handler(call)
@@ -137,13 +154,13 @@ class HookLayer:
             await self._managed.close()
         await self._client.close()
 
-    def _about_managed(self, call: Call) -> str:
-        """Why a call may not be made: it would change the container of a managed adapter, or take its name. Else
-        whoever may remove and create containers could put an adapter of his own in its place."""
+    async def _about_managed(self, call: Call) -> str:
+        """Why a call may not be made: it would change the container of a managed adapter, take its name, or take it off
+        its network. Else whoever may remove and create containers could put an adapter of his own in its place."""
         names = {PREFIX + name for name, adapter in self.config.adapters.items() if adapter.image}
         if not names or call.method in ("GET", "HEAD"):
             return ""
-        about = self._container(call.path) or {"Name": ""}
+        about = self._container(call.path) or self._resolved(await _member(call)) or {"Name": ""}
         taken = call.query("name").lstrip("/") if call.path.endswith(("/create", "/rename")) else ""
         name = next((name for name in (about["Name"], taken) if name in names), "")
         return name and f"Container {name} is kept by `drover adapter apply`."
@@ -166,8 +183,11 @@ class HookLayer:
     def _container(self, path: str) -> dict[str, Any] | None:
         """Name, id, labels and host of the container that a path is about, if there is one."""
         found = _CONTAINER_PATH.fullmatch(path)
+        return self._resolved(found[1]) if found else None
+
+    def _resolved(self, ref: str) -> dict[str, Any] | None:
         try:
-            record = resolve_container(self._mirror.cluster, found[1]) if found else None
+            record = resolve_container(self._mirror.cluster, ref) if ref else None
         except DroverError:
             return None
         if record is None:
