@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from aiohttp import web
 from drover.drivers.engine.api import EngineApi, message_of
 from drover.drivers.engine.docker import DockerEngine, order_deadline_s, split_ref
 from drover.drivers.engine.port import SeenEvent
-from drover.drivers.engine.read import layer_sizes, load_report, seen_container, seen_event
+from drover.drivers.engine.read import check_command, layer_sizes, load_report, repeated, seen_container, seen_event
 from drover.errors import EngineError, Unavailable
 
 
@@ -139,3 +140,20 @@ async def test_an_event_stream_that_ends_or_breaks(tmp_path: Path) -> None:
         assert [event async for event in engine.events()] == []
     await engine.close()
     await runner.cleanup()
+
+
+def test_a_check_of_the_shells_is_repeated_until_it_passes(tmp_path: Path) -> None:
+    check = f"echo x >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) -ge 3 ] || exit 7 # so it is"
+    command = check_command({"Config": {"Healthcheck": {"Test": ["CMD-SHELL", check]}}})
+    assert subprocess.run(repeated(command, 10), check=False).returncode == 0
+    assert (tmp_path / "tries").read_text() == "x\n" * 3
+
+
+@pytest.mark.parametrize("check", ["exit 7", "if", "echo ("])
+def test_a_check_that_does_not_pass_ends_in_time(check: str) -> None:
+    assert subprocess.run(repeated(["/bin/sh", "-c", check], 0), check=False, capture_output=True).returncode != 0
+
+
+@pytest.mark.parametrize("command", [[], ["pg_isready", "-q"], ["/bin/bash", "-c", "true"]])
+def test_any_other_check_is_run_as_it_is(command: list[str]) -> None:
+    assert repeated(command, 10) == command

@@ -122,14 +122,15 @@ def test_only_the_source_of_a_move_makes_a_checkpoint() -> None:
 def test_what_an_engine_does_after_the_end_of_a_container_is_not_waited_for_except_for_its_log() -> None:
     async def scene(world: MoveWorld) -> None:
         engine = world.hosts["h1"].engine
-        engine.teardown_s = 3.0
+        engine.log_s, engine.teardown_s = 1.0, 3.0
         place = next(iter(engine._containers.values())).own_files().layer
         await world.begin("h2")
         await world.until(lambda now: now.moves[CID].phase == "stopped")
         world.hosts["h1"].insides.write(place, "log", "last words", "log")
         move = await world.ended()
         assert move.phase == "done"
-        assert move.stopped_at - move.stopping_at < engine.teardown_s <= move.handed_at - move.stopping_at
+        assert move.stopped_at - move.stopping_at < engine.log_s <= move.handed_at - move.stopping_at
+        assert move.handed_at - move.stopping_at < engine.teardown_s
         assert world.hosts["h2"].layer()["log"] == "last words"
 
     on_virtual_time(scene)

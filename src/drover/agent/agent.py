@@ -208,6 +208,8 @@ class Agent:
             await self._on_container_event(event)
 
     async def _on_container_event(self, event: SeenEvent) -> None:
+        if event.action == "die":
+            self.actor.belongings.died(event.actor)
         if event.action == "destroy":
             container = self.view.lose(event.actor)
         elif ID_LABEL not in event.labels:

@@ -13,7 +13,7 @@ of the source's, and one that is cut after it has everything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol
 
@@ -85,6 +85,7 @@ class Belongings:
         self._places: dict[str, OwnFiles] = {}
         self.stopping: dict[str, asyncio.Task[None]] = {}
         """By container: its stop that the engine has not answered yet, though its processes may have ended."""
+        self._closed: dict[str, asyncio.Event] = {}
 
     @property
     def _cluster(self) -> Cluster:
@@ -134,11 +135,12 @@ class Belongings:
         move = self._cluster.moves.get(asked.container)
         if move is None or move.source != self._host or move.phase not in BEFORE_HAND_OVER:
             raise Conflict(f"container {asked.container[:12]} is not being moved from {self._host}")
-        if move.phase == "stopped" and (stopping := self.stopping.get(asked.container)):
-            await asyncio.wait([stopping])  # until then the engine may be writing its log
+        ended = move.phase == "stopped" and asked.container in self.stopping  # though the engine has not said so yet
+        if ended and asked.part == "log":
+            await self._log_is_whole(asked.container)
         seen = self._seen(asked.container)
         self.refuse_left_behind(move, seen)
-        running = seen.state in RUNNING
+        running = seen.state in RUNNING and not ended
         if running and move.phase == "stopped":
             raise Conflict(f"container {seen.name} runs again on {self._host}")
         files = await self._files(asked.container, asked.part)
@@ -155,6 +157,28 @@ class Belongings:
                 f"container {seen.name} has {len(left)} anonymous volume(s) ({left[0][:12]}…), which would be lost",
                 hint="give the path a named volume: docker run -v NAME:/path …",
             )
+
+    async def _log_is_whole(self, container: str) -> None:
+        """Wait until the engine writes no more of a log. It closes the log before it tells of the container's end, and
+        answers the stop after it has taken down the networks, which may take as long as all else."""
+        stopping, closed = self.stopping[container], self._closed.setdefault(container, asyncio.Event())
+        told = asyncio.create_task(closed.wait())
+        try:
+            await asyncio.wait([stopping, told], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+
+    def died(self, engine_id: str) -> None:
+        """The engine tells of a container's end."""
+        for container in self.stopping:
+            seen = self._view.containers.get(container)
+            if seen is not None and seen.engine_id == engine_id:
+                self._closed.setdefault(container, asyncio.Event()).set()
+
+    def stopped(self, container: str) -> None:
+        """Its stop has been answered."""
+        self.stopping.pop(container, None)
+        self._closed.pop(container, None)
 
     def ending(self, seen: SeenContainer) -> AbstractAsyncContextManager[asyncio.Event]:
         """See `Insides.ending`."""
@@ -208,8 +232,8 @@ class Belongings:
         try:
             async with asyncio.timeout(READY_S):
                 await self._until_ready(move)
-        except (TimeoutError, DroverError) as error:
-            log.warning("a moved container is not ready yet", container=move.container, error=str(error))
+        except TimeoutError:
+            log.warning("a moved container is not ready yet", container=move.container, after_s=READY_S)
 
     async def clean(self, move: r.Move) -> None:
         """Remove what staging has left; what stays goes with the container."""
@@ -221,19 +245,27 @@ class Belongings:
             log.warning("staging has left something", container=move.container, error=error.message)
 
     async def _until_ready(self, move: r.Move) -> None:
-        while True:
-            if await self._is_ready(move):
-                return
-            await asyncio.sleep(POLL_S)
+        """Both at the same time: a check begins to run long before the engine has begun to run it."""
+        async with asyncio.TaskGroup() as group:
+            for is_so in (self._listens, self._is_well):
+                group.create_task(self._until(move, is_so))
 
-    async def _is_ready(self, move: r.Move) -> bool:
-        """A container that has ended meanwhile is as ready as it will be."""
-        seen = self._view.containers.get(move.container)
-        if not move.running or seen is None or seen.state != "running":
-            return True
-        if not set(move.listening) <= await self._insides.listening(seen.pid):
-            return False
-        return await self._engine.passes_its_check(seen.engine_id)
+    async def _until(self, move: r.Move, is_so: Callable[[r.Move, SeenContainer], Awaitable[bool]]) -> None:
+        """A container that has ended meanwhile is as ready as it will be, and so is one that cannot be asked."""
+        try:
+            while move.running:
+                seen = self._view.containers.get(move.container)
+                if seen is None or seen.state != "running" or await is_so(move, seen):
+                    return
+                await asyncio.sleep(POLL_S)
+        except DroverError as error:
+            log.warning("a moved container cannot be asked", container=move.container, error=error.message)
+
+    async def _listens(self, move: r.Move, seen: SeenContainer) -> bool:
+        return set(move.listening) <= await self._insides.listening(seen.pid)
+
+    async def _is_well(self, move: r.Move, seen: SeenContainer) -> bool:
+        return await self._engine.passes_its_check(seen.engine_id, int(READY_S))
 
 
 def checkpoint_command(record: r.Container | None) -> str:

@@ -334,7 +334,7 @@ class Mover:
             task.cancel()
             raise
         finally:
-            self._belongings.stopping.pop(container, None)
+            self._belongings.stopped(container)
 
     async def _stopped(self, move: r.Move) -> bool:
         """Stop the container, and wait until it has ended; whether it ran. Repeated after a crash, what is desired has
@@ -358,7 +358,7 @@ class Mover:
             finally:
                 end.cancel()
         if stop.done():
-            del self._belongings.stopping[move.container]
+            self._belongings.stopped(move.container)
             stop.result()
         return True
 

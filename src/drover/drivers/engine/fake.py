@@ -8,6 +8,7 @@ pulling, addresses.
     switch                          effect
     `down = True`                   every call raises `Unavailable`, event streams end; processes run on
     `slow_s`                        each call takes that long first
+    `log_s`                         the end of a process is told (`die`) that long after it, when its log is closed
     `teardown_s`                    a stop is answered that long after the process has ended
     `fail_next(method, error)`      the next call of that method raises `error`
     `reboot()`                      a power cut: running containers are exited (255) without an event, then restart
@@ -49,6 +50,7 @@ class FakeEngine:
     def __init__(self, seed: str = "engine", archive_layout: Layout = "docker") -> None:
         self.images = FakeImages()
         self.slow_s = 0.0
+        self.log_s = 0.0
         self.teardown_s = 0.0
         self.archive_layout: Layout = archive_layout
         self.calls: list[str] = []
@@ -116,7 +118,11 @@ class FakeEngine:
     def _emit_container(self, container: FakeContainer, action: str, **more: str) -> None:
         image = container.body.get("Image", "")
         labels = {**container.labels, "image": image, "name": container.name, **more}
-        self._emit("container", action, container.engine_id, labels)
+        if action == "die" and self.log_s:
+            told = (self._emit, "container", action, container.engine_id, labels)
+            asyncio.get_running_loop().call_later(self.log_s, *told)
+        else:
+            self._emit("container", action, container.engine_id, labels)
 
     # -- reads -----------------------------------------------------------------------------------------------------
 
@@ -150,7 +156,7 @@ class FakeEngine:
         await self._enter("own_files")
         return self._found(engine_ref).own_files()
 
-    async def passes_its_check(self, engine_ref: str) -> bool:
+    async def passes_its_check(self, engine_ref: str, within_s: int) -> bool:
         await self._enter("passes_its_check")
         return self._found(engine_ref).health in ("", "healthy")
 

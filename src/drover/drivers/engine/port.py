@@ -82,8 +82,9 @@ class Engine(Protocol):
 
     async def own_files(self, engine_ref: str) -> OwnFiles: ...
 
-    async def passes_its_check(self, engine_ref: str) -> bool:
-        """Run the container's health check now; one without a check passes."""
+    async def passes_its_check(self, engine_ref: str, within_s: int) -> bool:
+        """Run the container's health check now, and where that can be done again and again until it passes or the time
+        is over; one without a check passes."""
         ...
 
     async def run(self, engine_ref: str, command: Sequence[str]) -> int:

@@ -78,6 +78,16 @@ def check_command(detail: Mapping[str, Any]) -> list[str]:
     return {"CMD": words, "CMD-SHELL": [*shell, *words]}.get(kind, [])
 
 
+def repeated(command: Sequence[str], within_s: int) -> Sequence[str]:
+    """A command of the shell's, run until it succeeds: to begin a process in a container takes an engine longer than
+    most checks, so it is begun once. Other commands as they are."""
+    if list(command[:-1]) != ["/bin/sh", "-c"]:
+        return command
+    on_time = '[ "$(date +%s)" -lt "$end" ] || exit 1'
+    again = f"until ( {command[-1]}\n) >/dev/null 2>&1; do {on_time}; sleep 0.02 || sleep 1; done"
+    return [*command[:-1], f"end=$(($(date +%s)+{within_s})); {again}"]
+
+
 def _time(text: str) -> str:
     """Docker's time; empty for its way to say never."""
     return "" if text == NEVER else text
