@@ -115,6 +115,23 @@ async def test_a_new_connection_is_parked_and_let_go(driver: LinuxNetwork, sh: S
     assert "NFQUEUE" not in sh("iptables -t mangle -S")
 
 
+async def test_clients_are_let_in_before_the_records_say_so(driver: LinuxNetwork, sh: Shell, container: str) -> None:
+    wanted = {Parked("dv77", CONTAINER)}
+    await driver.park(wanted)
+    client = python_in(sh.namespace, CONNECTING)
+    await held(driver, 1)
+    await driver.let_in(wanted)
+    assert (await asyncio.to_thread(client.communicate))[0] == "hello\n"
+    await driver.park(wanted)
+    assert (await asyncio.to_thread(python_in(sh.namespace, CONNECTING).communicate))[0] == "hello\n"
+    await driver.park([])
+    await driver.park(wanted)
+    again = python_in(sh.namespace, CONNECTING)
+    await held(driver, 1)
+    await driver.park([])
+    assert (await asyncio.to_thread(again.communicate))[0] == "hello\n"
+
+
 async def test_parking_that_a_dead_daemon_has_left_lets_pass_and_goes(sh: Shell, container: str) -> None:
     died = LinuxNetwork()
     first_used_in(sh, died)

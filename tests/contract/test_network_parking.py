@@ -112,8 +112,14 @@ async def hosts() -> AsyncIterator[Hosts]:
         await made.close()
 
 
-@pytest.mark.parametrize("moved", [True, False])
-async def test_an_attempt_held_at_the_source_arrives_where_the_container_is_then(hosts: Hosts, moved: bool) -> None:
+@pytest.mark.parametrize(
+    ("moved", "then"),
+    [(True, set()), (False, set()), (True, {Parked("dv42", SERVER, passing=True)})],
+    ids=["moved", "back", "handed"],
+)
+async def test_an_attempt_held_at_the_source_arrives_where_the_container_is_then(
+    hosts: Hosts, moved: bool, then: set[Parked]
+) -> None:
     """The client's host is the target: what it sent to the source must come back to it by the device it came by."""
     source = hosts.drivers[0]
     await hosts.knows(0, (CLIENT,))
@@ -133,8 +139,9 @@ async def test_an_attempt_held_at_the_source_arrives_where_the_container_is_then
         assert server.stdout.readline() == "ready\n"
         await hosts.knows(1, () if moved else (SERVER,))
         await hosts.knows(0, (CLIENT, SERVER) if moved else (CLIENT,))
-        await source.park([])
+        await source.park(then)
         assert (await asyncio.to_thread(client.communicate))[0] == "hello\n"
+        assert ("NFQUEUE" in sh(hosts.hosts[0], "iptables -t mangle -S")) == bool(then)
     finally:
         server.kill()
         server.communicate()

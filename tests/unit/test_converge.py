@@ -228,6 +228,16 @@ def test_a_spare_image_is_fetched_one_at_a_time() -> None:
     assert steps(cluster, images=frozenset({"sha256:2", "sha256:3"})) == []
 
 
+@pytest.mark.parametrize("phase", ["handed", "done"])
+@pytest.mark.parametrize("state", ["exited", "running"])
+def test_what_a_move_has_stopped_here_is_removed_when_it_is_done(phase: str, state: str) -> None:
+    move = r.Move(source="h1", target="h2", container=CID, phase=phase)
+    there = put(r.key("placements", CID), r.Placement(container=CID, host="h2", epoch=3))
+    found = steps(cluster_with(there, put(r.key("moves", CID), move)), containers=here(state))
+    stays = phase == "handed" and state == "exited"
+    assert found == ([] if stays else [s.RemoveStray("e1", "it runs on h2 now")])
+
+
 def test_strays_that_run_are_told_from_those_that_do_not() -> None:
     cluster = cluster_with(put(r.key("placements", CID), r.Placement(container=CID, host="h2", epoch=2)))
     assert running_strays(cluster, "h1", Seen(containers=here("running"))) == ["e1"]

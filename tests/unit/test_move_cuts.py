@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 import pytest
 from move_world import CID, MoveWorld, on_virtual_time
 
+from drover.decide.parking import Parked
 from drover.errors import Conflict, DroverError, Unavailable
 from drover.model import records as r
 from drover.model.cluster import put
@@ -150,14 +151,24 @@ def test_a_container_with_an_anonymous_volume_stays_and_says_why() -> None:
 def test_its_new_connections_are_parked_before_it_stops_and_before_it_is_handed_over() -> None:
     async def scene(world: MoveWorld) -> None:
         source, target = world.hosts["h1"], world.hosts["h2"]
+        let_in, let_in_when = target.network.let_in, []
+
+        async def noted(parked: Iterable[Parked]) -> None:
+            let_in_when.append(world.cluster.moves[CID].phase)
+            await let_in(parked)
+
+        target.network.let_in = noted
         await world.begin("h2")
         seen = set()
         while (phase := world.cluster.moves[CID].phase) not in ("done", "aborted"):
-            seen.add((phase, source.running() is not None, bool(source.network.parked), bool(target.network.parked)))
+            runs = source.running() is not None
+            seen.add((phase, runs, bool(source.network.parked), bool(target.network.parked), bool(target.running())))
             await asyncio.sleep(0.01)
-        assert {parked for phase, _, *parks in seen if phase == "copying" for parked in parks} == {False}
-        assert {parked for _, running, parked, _ in seen if not running} == {True}
-        assert {(here, there) for phase, _, here, there in seen if phase == "handed"} == {(True, True)}
+        assert {parked for phase, _, *parks, _ in seen if phase == "copying" for parked in parks} == {False}
+        assert {parked for _, running, parked, *_ in seen if not running} == {True}
+        handed = {(here, there, runs) for phase, _, here, there, runs in seen if phase == "handed"}
+        assert {(here, there) for here, there, runs in handed if not runs} == {(True, True)}
+        assert let_in_when == ["handed"]  # without waiting for the records to say that it is done
 
     on_virtual_time(scene, SLOW_S)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 
 import pytest
 from cluster_factory import cid, host, world
 
+from drover.decide.attached import networks_used
 from drover.decide.names import names
 from drover.decide.parking import Parked, parked
 from drover.decide.services import backends, is_answering
+from drover.decide.tables import host_networks
 from drover.drivers.network import parking
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
@@ -53,7 +56,10 @@ def scene(phase: str, state: str = "exited") -> Cluster:
 @pytest.mark.parametrize("phase", PLACES)
 def test_both_hosts_park_from_the_stop_until_the_end(phase: str) -> None:
     cluster = scene(phase)
-    expected = {name: {Parked("dv7", "10.44.0.2")} if name in PLACES[phase] else set() for name in ("h1", "h2", "h3")}
+    held = Parked("dv7", "10.44.0.2")
+    expected = {name: {held} if name in PLACES[phase] else set() for name in ("h1", "h2", "h3")}
+    if phase == "handed":  # the target holds them all: the source sends on what still comes
+        expected["h1"] = {Parked("dv7", "10.44.0.2", passing=True)}
     assert {name: set(parked(cluster, name)) for name in ("h1", "h2", "h3")} == expected
 
 
@@ -112,3 +118,28 @@ def test_rules_name_bridge_and_address_on_both_ways() -> None:
     assert f"-A DROVER-PARK-IN -i dv7 {match}" in text
     assert f"-A DROVER-PARK-OUT -o dv7 {match}" in text
     assert "NFQUEUE" not in parking.rules([])
+    sent_on = Parked("dv7", "10.44.0.2", passing=True)
+    assert parking.rules([sent_on]) == parking.rules([sent_on, Parked("dv7", "10.44.0.2")]) == text
+
+
+def test_a_hosts_own_container_is_told_from_the_others() -> None:
+    assert parked(scene("handed"), "h2", only=DB) == {Parked("dv7", "10.44.0.2")}
+    assert parked(scene("handed"), "h2", only=WEB) == frozenset()
+
+
+@pytest.mark.parametrize("phase", PLACES)
+def test_a_host_keeps_a_network_until_nothing_comes_for_what_has_left_it(phase: str) -> None:
+    """A packet that is sent on needs the bridge, and the entry that says where to."""
+    cluster = scene(phase)
+    placed = r.Placement(container=DB, host="h2" if phase in ("handed", "done") else "h1")
+    body = json.dumps({"HostConfig": {"NetworkMode": NET.id}})
+    record = r.Container(id=DB, name="db", body=body, desired="running")
+    changes = [put(r.key("placements", DB), placed), put(r.key("containers", DB), record)]
+    cluster = cluster.apply(cluster.revision + 1, changes)
+    wanted = host_networks(cluster, "h1", 1450)
+    assert (NET.id in wanted) == (phase != "done")
+    assert (NET.id in networks_used(cluster, "h1")) == (phase != "done")
+    if phase == "handed":
+        assert [(one.ip, one.vtep) for one in wanted[NET.id].remotes if one.ip == "10.44.0.2"] == [
+            ("10.44.0.2", cluster.hosts["h2"].address)
+        ]

@@ -323,6 +323,13 @@ class Actor:
         except DroverError as error:
             log.warning("new connections are not held back during a move", error=error.message)
 
+    async def let_in(self, container: str) -> None:
+        """Let the clients of a container in before all hosts know that it is back."""
+        try:
+            await self._drivers.network.let_in(parked(self._cluster, self._host, only=container))
+        except DroverError as error:
+            log.warning("clients are let in when the records say so", error=error.message)
+
     async def look(self, container: str) -> None:
         """Look at a container again, and report."""
         await self._look(container, self._view.containers[container].engine_id)

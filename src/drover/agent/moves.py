@@ -69,6 +69,10 @@ class Containers(Protocol):
         """Hold back new connections to what stands still, as the records have it now."""
         ...
 
+    async def let_in(self, container: str) -> None:
+        """Let its clients in now, though the records still say that it stands still."""
+        ...
+
 
 class Sources(NamedTuple):
     """What moves, on this host and from others."""
@@ -294,6 +298,7 @@ class Mover:
         move = self._cluster.moves[key]
         if move.container:
             await self._belongings.settle(move)
+            await self._containers.let_in(move.container)
         await self._commit(moves.passed(self._cluster, key, "done", ended_at=self._now()))
         if move.container:
             await self._belongings.clean(move)

@@ -1,12 +1,14 @@
 """`Reporter`: writes this host's own facts to the store, newest value only, many in one commit.
 
 A fact that is overtaken before it could be written is never written. While the store does not answer, facts are kept
-and written when it is back; nothing else waits for them.
+and written when it is back; nothing else waits for them. Commits of other records go beside the writing of facts: only
+one that has a key in common with facts on their way waits for those, and no fact of its keys is chosen meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -67,7 +69,9 @@ class Reporter:
         self._written: dict[str, r.Record] = {}
         self._dirty: dict[str, r.Record] = {}
         self._wake = asyncio.Event()
-        self.lock = asyncio.Lock()
+        self._writing: frozenset[str] = frozenset()
+        self._written_now = asyncio.Event()
+        self._reserved: Counter[str] = Counter()
 
     def adopt(self, key: str, record: r.Record) -> None:
         """What the store already holds: not written again if it has not changed."""
@@ -111,23 +115,39 @@ class Reporter:
                     await asyncio.sleep(RETRY_S)
 
     async def _flush(self) -> bool:
-        async with self.lock:
-            batch = dict(list(self._dirty.items())[:BATCH])
-            try:
-                await self._store.commit([put(k, v) for k, v in batch.items()])
-            except DroverError as error:
-                log.warning("facts not written yet", error=error.message, waiting=len(self._dirty))
-                return False
-            for key, record in batch.items():
-                self._written[key] = record
-                if self._dirty.get(key) is record:
-                    del self._dirty[key]
+        free = [item for item in self._dirty.items() if item[0] not in self._reserved]
+        batch = dict(free[:BATCH])
+        if not batch:
+            await self._wake.wait()  # for the end of the commits that they wait for, or another fact
+            self._wake.clear()
             return True
+        self._writing = frozenset(batch)
+        try:
+            await self._store.commit([put(k, v) for k, v in batch.items()])
+        except DroverError as error:
+            log.warning("facts not written yet", error=error.message, waiting=len(self._dirty))
+            return False
+        finally:
+            self._writing = frozenset()
+            self._written_now.set()
+        for key, record in batch.items():
+            self._written[key] = record
+            if self._dirty.get(key) is record:
+                del self._dirty[key]
+        return True
 
     async def commit(self, changes: list[Change], expect: dict[str, int]) -> int:
-        """Commit other records, never between a fact's choice and its writing."""
-        async with self.lock:
+        """Commit other records, never one between a fact of its key's choice and writing."""
+        keys = frozenset(change.key for change in changes)
+        self._reserved.update(keys)
+        try:
+            while keys & self._writing:
+                self._written_now.clear()
+                await self._written_now.wait()
             for change in changes:
                 if change.record is None:
                     self.drop(change.key)
             return await self._store.commit(changes, expect)
+        finally:
+            self._reserved -= Counter(keys)
+            self._wake.set()

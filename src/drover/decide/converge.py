@@ -26,8 +26,9 @@ while the host has not answered its number; `seen` is the container as this engi
                               restarted then
     no              yes                                        -> nothing
 
-Then: engine containers of ours that are not placed here (or carry an older epoch) are strays; networks and volumes of
-ours that no record asks for are removed; images of which this host keeps a spare copy (`decide.spare_images`) are
+Then: engine containers of ours that are not placed here (or carry an older epoch) are strays; what a move has stopped
+here is one when the move is done: clients wait until then, and removing takes the machine's time. Networks and volumes
+of ours that no record asks for are removed; images of which this host keeps a spare copy (`decide.spare_images`) are
 fetched, one at a time. A container that is about to come here is made in advance, with the epoch it
 will have. Unknown is not empty: while the engine has not been seen, nothing is decided.
 
@@ -50,7 +51,7 @@ from drover.decide import steps as s
 from drover.decide.attached import networks_of, networks_used
 from drover.decide.backups import backup_due
 from drover.decide.fence import Restarts, holds_claims, wants_restart
-from drover.decide.moves import active, expected_here, is_over, next_step, stands_still
+from drover.decide.moves import active, expected_here, is_over, just_left, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
 from drover.decide.replicas import has_copies, kept_here, spare
 from drover.decide.spare_images import spares
@@ -352,12 +353,14 @@ def _strays(context: _Context) -> Iterable[s.RemoveStray]:
     for engine_id in context.seen.strays:
         yield s.RemoveStray(engine_id, "a second copy")
     coming = {container.id: epoch for container, epoch in expected_here(context.cluster, context.host)}
+    left = {container.id for container in just_left(context.cluster, context.host)}
     for container, here in (context.seen.containers or {}).items():
         placement = context.cluster.placements.get(container)
         if placement is None or container not in context.cluster.containers:
             yield s.RemoveStray(here.engine_id, "no record asks for it")
-        elif placement.host != context.host and coming.get(container) != here.epoch:
-            yield s.RemoveStray(here.engine_id, f"it runs on {placement.host} now")
+        elif placement.host != context.host:
+            if coming.get(container) != here.epoch and (here.runs or container not in left):
+                yield s.RemoveStray(here.engine_id, f"it runs on {placement.host} now")
         elif here.epoch < placement.epoch:
             yield s.RemoveStray(here.engine_id, f"epoch {here.epoch} is over, {placement.epoch} holds")
 

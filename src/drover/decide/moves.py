@@ -10,7 +10,8 @@ record's version, so a cancellation and a hand-over can never both happen.
                           snapshot: from here on nobody can write
     stopped    target     copies the last snapshots, and passes volumes and placement    handed
                           to itself with the next epoch: `hand_over`
-    handed     target     promotes, starts; the source removes what it has               done
+    handed     target     promotes, starts; lets its clients in; the source sends on     done
+                          what still comes for it, and then removes what it has
     aborting   source     promotes its last snapshots again, in the same epoch; starts   aborted
 
     in which phase    what happens                                 then
@@ -77,6 +78,14 @@ def expected_here(cluster: Cluster, host: str) -> Iterable[tuple[r.Container, in
         container, placement = cluster.containers.get(key), cluster.placements.get(key)
         if move.target == host and move.phase in BEFORE_HAND_OVER and container is not None and placement is not None:
             yield container, placement.epoch + 1
+
+
+def just_left(cluster: Cluster, host: str) -> Iterable[r.Container]:
+    """Containers that `host` has handed over, and that are not ready for their clients where they went."""
+    for key, move in active(cluster):
+        container = cluster.containers.get(key)
+        if move.source == host and move.phase == "handed" and container is not None:
+            yield container
 
 
 # -- the next step ---------------------------------------------------------------------------------------------------

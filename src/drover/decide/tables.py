@@ -22,7 +22,7 @@ from functools import cached_property
 import msgspec
 
 from drover.decide.claims import addresses_of, claims_by_network
-from drover.decide.moves import expected_here
+from drover.decide.moves import expected_here, just_left
 from drover.decide.overlay import DEFAULT_NETWORK, RealNetwork, realised
 from drover.decide.ports import answering_address
 from drover.decide.services import (
@@ -83,19 +83,21 @@ def led_to(cluster: Cluster) -> frozenset[str]:
     return frozenset(found.network for claim in claims if (found := answering_address(cluster, claim.container)))
 
 
-def networks_coming(cluster: Cluster, host: str) -> frozenset[str]:
-    """Networks of the containers that are about to move to a host: it makes their engine's containers before."""
-    moving = (container.id for container, _ in expected_here(cluster, host))
+def networks_moving(cluster: Cluster, host: str) -> frozenset[str]:
+    """Networks of the containers that are about to move to a host, which makes their engine's containers before; and of
+    those that have just left it: it sends on what still comes for them."""
+    moving = [container.id for container, _ in expected_here(cluster, host)]
+    moving += [container.id for container in just_left(cluster, host)]
     return frozenset(claim.network for container in moving for claim in addresses_of(cluster, container))
 
 
 def host_networks(
     cluster: Cluster, host: str, mtu_bytes: int, also: frozenset[str] = frozenset()
 ) -> dict[str, RealNetwork]:
-    """Network id to what a host must have of it, for its own containers, those that come, and those whose ports it
-    answers; and of the networks `also`."""
-    coming = networks_coming(cluster, host) | also
-    return realised(cluster, host, mtu_bytes=mtu_bytes, everywhere=networks_everywhere(cluster), coming=coming)
+    """Network id to what a host must have of it, for its own containers, those that come or have just left, and those
+    whose ports it answers; and of the networks `also`."""
+    moving = networks_moving(cluster, host) | also
+    return realised(cluster, host, mtu_bytes=mtu_bytes, everywhere=networks_everywhere(cluster), coming=moving)
 
 
 def tables(cluster: Cluster, host: str, networks: Mapping[str, RealNetwork]) -> Tables:

@@ -9,7 +9,7 @@ containers it takes half a second, and each change of one of them asks for it an
              uses         host                mark                    which entries
              on           network             mark
              led          network             mark                    (a published port leads there)
-             coming       network             mark                    (of a container that moves here)
+             moving       network             mark                    (of a container on its way here or from here)
              service      service             mark
     answers  names        name                addresses               names, tables and starts of those networks
              own          name                mark                    (the first of an address)
@@ -49,7 +49,7 @@ from drover.decide.tables import Tables
 from drover.model.cluster import Cluster
 from drover.model.records import Network, Record
 
-MARKS = frozenset({"uses", "on", "led", "coming", "service", "own", "linking", "starts", "local", "alive"})
+MARKS = frozenset({"uses", "on", "led", "moving", "service", "own", "linking", "starts", "local", "alive"})
 Names = Mapping[str, tuple[str, ...]]
 Starts = frozenset[tuple[str, str]]
 R = TypeVar("R", bound=Record)
@@ -172,7 +172,7 @@ def _places(cluster: Cluster, host: str) -> Values:
     found: dict[Table, dict[Key, Any]] = {
         ("service", ""): dict.fromkeys(map(service_of_container, cluster.containers.values())),
         ("led", ""): dict.fromkeys(tables.led_to(cluster)),
-        ("coming", ""): dict.fromkeys(tables.networks_coming(cluster, host)),
+        ("moving", ""): dict.fromkeys(tables.networks_moving(cluster, host)),
         ("on", ""): dict.fromkeys(claims_by_network(cluster)),
     }
     for network, claims in claims_by_network(cluster).items():
@@ -185,16 +185,16 @@ def _places(cluster: Cluster, host: str) -> Values:
 
 
 def _networks(before: Wiring, cluster: Cluster, places: Pieces) -> dict[str, RealNetwork]:
-    """Networks with a container here, or coming here, and those that every host has."""
+    """Networks with a container here, or on its way, and those that every host has."""
     if before.host not in cluster.hosts:
         return {}
     used = [network for kind, network in places.givers if kind == "uses"]
     found = {}
-    coming = places.who("coming")
-    for network in sorted({DEFAULT_NETWORK, *places.who("led"), *coming, *used}):
+    moving = places.who("moving")
+    for network in sorted({DEFAULT_NETWORK, *places.who("led"), *moving, *used}):
         homes = _homes(cluster, places, network)
         record = cluster.networks.get(network)
-        if (before.host in homes or network in coming) and record and overlay.is_overlay(record):
+        if (before.host in homes or network in moving) and record and overlay.is_overlay(record):
             found[network] = _network(before, cluster, places, record, homes)
     return found
 

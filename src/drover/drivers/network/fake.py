@@ -33,6 +33,7 @@ class FakeNetwork:
         self.turning: set[int] = set()
         self.joined = True
         self.parked: frozenset[Parked] = frozenset()
+        self.let: frozenset[Parked] = frozenset()
 
     async def join_hosts(self, joined: bool) -> None:
         self.joined = joined
@@ -71,7 +72,13 @@ class FakeNetwork:
         return found if self.tables == tables else [*found, "the tables differ"]
 
     async def park(self, parked: Iterable[Parked]) -> None:
-        self.parked = frozenset(parked)
+        wanted = frozenset(parked)
+        self.let = self.let & wanted
+        self.parked = wanted - self.let
+
+    async def let_in(self, parked: Iterable[Parked]) -> None:
+        self.let |= self.parked & frozenset(parked)
+        self.parked -= self.let
 
     async def remove(self, vni: int) -> None:
         self.turning.discard(vni)

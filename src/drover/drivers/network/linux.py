@@ -90,6 +90,9 @@ class LinuxNetwork:
     async def park(self, parked: Iterable[Parked]) -> None:
         await self._parking.hold(frozenset(parked))
 
+    async def let_in(self, parked: Iterable[Parked]) -> None:
+        await self._parking.release(frozenset(parked))
+
     async def doubts(self, tables: Tables, tunnel: Tunnel | None = None) -> list[str]:
         found = await self._run(lambda: wireguard.differences(self._route(), tunnel)) if tunnel else []
         return found + await self._run(lambda: _doubts(tables))

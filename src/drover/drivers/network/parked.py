@@ -44,12 +44,16 @@ class Parking:
             task.add_done_callback(self._expiry.discard)
         await self._write()
 
+    async def release(self, parked: frozenset[Parked]) -> None:
+        """Let go of these, though they are still wanted: whoever wants them learns of the end of the move later."""
+        self._over |= parked & self._wanted
+        await self._write()
+
     async def _expire(self, parked: frozenset[Parked]) -> None:
         """Nobody waits longer than that, whatever has become of the move."""
         await asyncio.sleep(parking.LIMIT_S)
-        self._over |= parked & self._wanted
         try:
-            await self._write()
+            await self.release(parked)
         except DroverError as error:
             log.warning("parked connections cannot be let go", error=error.message)
 
@@ -62,9 +66,10 @@ class Parking:
                 return
             self._queue, tunnels = await self._run(lambda: (self._queue or parking.Queue(), self._tunnels()))
             asyncio.get_running_loop().add_reader(self._queue.fileno(), self._queue.take)
-            self._queue.park(frozenset(one.ip for one in now), tunnels)
+            self._queue.park(frozenset(one.ip for one in now if not one.passing), tunnels)
             first, self._started = not self._started, True
-            await self._run(lambda: _apply(now, first))
+            if self._written is None or parking.rules(now) != parking.rules(self._written):
+                await self._run(lambda: _apply(now, first))
             self._written = now
 
     async def _is_free(self) -> bool:

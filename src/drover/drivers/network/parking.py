@@ -5,6 +5,7 @@ Theory of operation. Netfilter hands every SYN to a parked address to this proce
     where                             rule                catches
     mangle PREROUTING                 -i BRIDGE -d IP     frames that cross the bridge, from here and from other hosts
     mangle POSTROUTING                -o BRIDGE -d IP     what this host sends there: redirected ports, its own programs
+    passing                           as let go, at once, while the rules stand: what comes late by VXLAN would be lost
     let go, came by VXLAN             dropped, and sent again as a raw packet: a bridge returns nothing to where it came
                                       from, and the address may be behind that very device by now
     let go, any other                 accepted: it goes on as the networks are now
@@ -74,11 +75,11 @@ class Held(msgspec.Struct, frozen=True):
 
 def rules(parked: Iterable[Parked]) -> str:
     """The input of `iptables-restore --noflush` after which exactly these are parked."""
-    wanted = sorted(parked)
+    wanted = sorted({(one.bridge, one.ip) for one in parked})
     lines = ["*mangle", *(f":{chain} - [0:0]" for chain in CHAINS)]
     for chain, (_, side) in CHAINS.items():
-        for one in wanted:
-            match = f"-A {chain} {side} {one.bridge} -d {one.ip}/32 -p tcp --syn -m mark ! --mark {LET_GO:#x}/{MASK:#x}"
+        for bridge, ip in wanted:
+            match = f"-A {chain} {side} {bridge} -d {ip}/32 -p tcp --syn -m mark ! --mark {LET_GO:#x}/{MASK:#x}"
             lines.append(f"{match} -j NFQUEUE --queue-num {QUEUE} --queue-bypass")
     return "\n".join([*lines, "COMMIT", ""])
 

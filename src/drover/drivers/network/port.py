@@ -112,6 +112,10 @@ class NetworkDriver(Protocol):
         as they are now. Raises `MissingTool` where that cannot be done."""
         ...
 
+    async def let_in(self, parked: Iterable[Parked]) -> None:
+        """Let go of these now, and hold back no more for them until `park` has been asked without them once."""
+        ...
+
     async def remove(self, vni: int) -> None:
         """Remove the network's devices, with their addresses, routes and entries. No error if there are none."""
         ...
