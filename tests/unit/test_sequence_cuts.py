@@ -50,8 +50,20 @@ async def _is_cut_off(host: SimHost) -> None:
     host.heal()
 
 
+async def _disk_is_full(host: SimHost) -> None:
+    """Nothing can be received, and what else would be written is refused once."""
+    host.disk.full = True
+    for method in ("snapshot", "promote", "demote"):
+        host.disk.fail_next(method, DroverError("no space left on device"))
+    await asyncio.sleep(LASTS_S)
+    host.disk.full = False
+
+
 ACCIDENTS: list[Accident] = [_daemon_dies, _engine_is_silent, _answers_are_lost, _is_cut_off]
 each_accident = pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda one: one.__name__.strip("_"))
+each_accident_of_a_disk = pytest.mark.parametrize(
+    "accident", [*ACCIDENTS, _disk_is_full], ids=lambda one: one.__name__.strip("_")
+)
 
 
 def play(scene: Scene, absent: tuple[str, ...] = ()) -> None:
@@ -89,7 +101,7 @@ def at_rest(world: World, container: str) -> bool:
     )
 
 
-@each_accident
+@each_accident_of_a_disk
 @pytest.mark.parametrize("instant_s", [round(LEASE_S - 0.4 + 0.2 * n, 2) for n in range(5)])
 def test_a_promotion_is_cut(accident: Accident, instant_s: float) -> None:
     async def scene(world: World) -> None:
@@ -105,7 +117,7 @@ def test_a_promotion_is_cut(accident: Accident, instant_s: float) -> None:
     play(scene)
 
 
-@each_accident
+@each_accident_of_a_disk
 @pytest.mark.parametrize("side", ["old", "new"])
 @pytest.mark.parametrize("instant_s", [0.05, 0.3, 0.9])
 def test_a_demotion_and_a_resynchronisation_are_cut(accident: Accident, side: str, instant_s: float) -> None:

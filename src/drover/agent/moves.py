@@ -26,12 +26,12 @@ import structlog
 
 from drover.agent.belongings import RUNNING, Belongings, carried, checkpoint_command
 from drover.agent.report import Reporter
+from drover.agent.tally import Tally
 from drover.agent.view import View
 from drover.agent.volumes import VolumeKeeper, VolumeSource, Wanted, bind_options
 from drover.decide import moves
 from drover.decide.converge import answer_of
 from drover.decide.replicas import first_base
-from drover.decide.sentences import size
 from drover.drivers.engine.port import Engine
 from drover.errors import DroverError, Unavailable
 from drover.model import records as r
@@ -46,7 +46,7 @@ MIN_ROUNDS = 2
 MAX_ROUNDS = 12
 TRIES = 5
 RETRY_S = 0.5
-PROGRESS_EVERY_S = 0.5
+LOOK_S = 0.2
 READ_YOUR_WRITES_S = 5.0
 
 
@@ -127,7 +127,7 @@ class Mover:
     async def copy_rounds(self, key: str) -> None:
         """Make the engine's container, copy until the rest is small, and let the source stop."""
         move = self._cluster.moves[key]
-        tally = _Tally(self._host, key, move, self._reporter)
+        tally = Tally(self._host, key, move, self._reporter)
         try:
             if move.container:
                 await self._prepare(move)
@@ -135,9 +135,35 @@ class Mover:
         except DroverError as error:
             await self.abort(key, error.message)
             return
-        await self._commit(moves.passed(self._cluster, key, "stopping", stopping_at=self._now()))
+        if await self._commit(moves.passed(self._cluster, key, "stopping", stopping_at=self._now())):
+            await self._ahead(key, self._cluster.moves.get(key, move), tally)
 
-    async def _rounds(self, key: str, move: r.Move, tally: _Tally) -> None:
+    async def _ahead(self, key: str, move: r.Move, tally: Tally) -> None:
+        """Take the last snapshots as soon as they are made, beside the commit that says so. It is what `take_over` does
+        then, which finds it done; so nothing that goes wrong here matters, and it ends when the move goes another way."""
+        tally.begin_last()
+        pulls = asyncio.gather(*(self._pull_ahead(move, volume, tally) for volume in move.volumes))
+        try:
+            while not pulls.done() and self._goes_on(key, move):
+                await asyncio.wait([pulls], timeout=LOOK_S)
+        finally:
+            pulls.cancel()
+            await asyncio.wait([pulls])
+
+    async def _pull_ahead(self, move: r.Move, volume: str, tally: Tally) -> None:
+        wanted = self._wanted(move, volume, last=True)
+        try:
+            await self._keeper.receive(self._source, move.source, wanted, tally.add)
+        except DroverError as error:
+            log.info("what came last is copied when the records say so", volume=volume, error=error.message)
+
+    def _goes_on(self, key: str, move: r.Move) -> bool:
+        """Whether a move that was told to stop its container still goes to be handed over."""
+        now = self._cluster.moves.get(key)
+        same = now is not None and now.number == move.number and now.phase in ("stopping", "stopped")
+        return same and move.source in self._cluster.alive
+
+    async def _rounds(self, key: str, move: r.Move, tally: Tally) -> None:
         for volume in move.volumes:
             await self._pull_base(key, move, volume, tally)
         await self._until_small(key, move, tally)
@@ -147,7 +173,7 @@ class Mover:
                 tally.report(why)
             await self._until_small(key, move, tally)
 
-    async def _pull_base(self, key: str, move: r.Move, volume: str, tally: _Tally) -> None:
+    async def _pull_base(self, key: str, move: r.Move, volume: str, tally: Tally) -> None:
         """What makes the way from the source short. It can be done without, if a third host does not give it."""
         base = first_base(self._cluster, volume, move.source, self._host)
         if base is None:
@@ -160,7 +186,7 @@ class Mover:
                 raise
             log.warning("a move begins without a base", move=key, volume=volume, base=base, error=error.message)
 
-    async def _until_small(self, key: str, move: r.Move, tally: _Tally) -> None:
+    async def _until_small(self, key: str, move: r.Move, tally: Tally) -> None:
         """Copy again and again what came meanwhile, until that takes no time, or no less time."""
         loop = asyncio.get_running_loop()
         before_s = float("inf")
@@ -186,18 +212,22 @@ class Mover:
         now = self._cluster.moves.get(key)
         return now is not None and (now.number, now.phase) == (move.number, move.phase)
 
-    async def _pull(self, key: str, move: r.Move, volume: str, snapshot: str, tally: _Tally, host: str = "") -> None:
+    async def _pull(self, key: str, move: r.Move, volume: str, snapshot: str, tally: Tally, host: str = "") -> None:
         """One volume's snapshot (empty: a new one), from the source or another host."""
-        wanted = Wanted(
+        wanted = self._wanted(move, volume, snapshot)
+        await self._tried(key, move, lambda: self._keeper.receive(self._source, host or move.source, wanted, tally.add))
+
+    def _wanted(self, move: r.Move, volume: str, snapshot: str = "", last: bool = False) -> Wanted:
+        return Wanted(
             volume=volume,
             epoch=self._keeper.record(volume).epoch,
             snapshot=snapshot,
+            last=last,
             limit_bytes_s=move.limit_bytes_s,
             compress=move.compress,
         )
-        await self._tried(key, move, lambda: self._keeper.receive(self._source, host or move.source, wanted, tally.add))
 
-    async def _pull_part(self, key: str, move: r.Move, part: r.Part, tally: _Tally) -> None:
+    async def _pull_part(self, key: str, move: r.Move, part: r.Part, tally: Tally) -> None:
         await self._tried(key, move, lambda: self._belongings.pull(move, part, tally.add))
 
     async def _tried(self, key: str, move: r.Move, pull: Callable[[], Awaitable[None]]) -> None:
@@ -235,7 +265,7 @@ class Mover:
     async def take_over(self, key: str) -> None:
         """Copy what came last and put it in its place, then pass all claims in one commit."""
         move = self._cluster.moves[key]
-        tally = _Tally(self._host, key, move, self._reporter)
+        tally = Tally(self._host, key, move, self._reporter)
         tally.begin_last()
         try:
             if self._is_outdated(move):
@@ -256,7 +286,7 @@ class Mover:
         if not await self._commit(commit) and commit is not None:
             log.info("a hand-over is decided again: the records changed meanwhile", move=key)
 
-    async def _pull_last(self, key: str, move: r.Move, tally: _Tally) -> None:
+    async def _pull_last(self, key: str, move: r.Move, tally: Tally) -> None:
         """What came last of everything, at the same time: the container stands still. Raises the first error."""
         pulls = [self._pull(key, move, volume, snapshot, tally) for volume, snapshot in move.final.items()]
         pulls += [self._pull_part(key, move, part, tally) for part in carried(move)]
@@ -434,52 +464,3 @@ def _nocopy(bind: str) -> str:
 def _uncopied(mount: dict[str, object]) -> dict[str, object]:
     options = mount.get("VolumeOptions")
     return {**mount, "VolumeOptions": {**(options if isinstance(options, dict) else {}), "NoCopy": True}}
-
-
-class _Tally:
-    """What has travelled and how fast, reported at most twice a second."""
-
-    def __init__(self, host: str, key: str, move: r.Move, reporter: Reporter) -> None:
-        self._key = r.key("move_facts", host, key)
-        self._reporter = reporter
-        self._loop = asyncio.get_running_loop()
-        self._facts = r.MoveFacts(host=host, number=move.number)
-        known = reporter.known(self._key)
-        if isinstance(known, r.MoveFacts) and known.number == move.number:
-            self._facts = known
-        self._round_begin = self._loop.time()
-        self._round_bytes = 0
-        self._size_bytes: Callable[[], int] = int
-        self._reported_at = float("-inf")
-        self._last = False
-        self._number = 0
-
-    def begin_round(self, size_bytes: Callable[[], int]) -> None:
-        """`size_bytes()` is all there is to copy in the first round."""
-        number = self._number = self._number + 1
-        self._round_begin, self._round_bytes = self._loop.time(), 0
-        self._size_bytes = size_bytes if number == 1 else int
-        self._facts = msgspec.structs.replace(self._facts, rounds=number)
-        self.report(f"copying, round {number}")
-
-    def begin_last(self) -> None:
-        self._round_begin, self._last = self._loop.time(), True
-
-    def add(self, moved_bytes: int) -> None:
-        self._round_bytes += moved_bytes
-        last_bytes = self._facts.last_bytes + (moved_bytes if self._last else 0)
-        total_bytes = self._facts.moved_bytes + moved_bytes
-        self._facts = msgspec.structs.replace(self._facts, moved_bytes=total_bytes, last_bytes=last_bytes)
-        if self._loop.time() - self._reported_at >= PROGRESS_EVERY_S:
-            self.report(f"copying, round {self._facts.rounds}: {size(total_bytes)} so far")
-
-    def report(self, message: str) -> None:
-        self._reported_at = self._loop.time()
-        took_s = max(self._reported_at - self._round_begin, 1e-3)
-        rate_bytes_s = self._round_bytes / took_s
-        left_bytes = self._size_bytes() - self._round_bytes
-        left_s = left_bytes / rate_bytes_s if left_bytes > 0 and rate_bytes_s else -1.0
-        self._facts = msgspec.structs.replace(
-            self._facts, rate_bytes_s=round(rate_bytes_s), left_s=round(left_s, 1), message=message
-        )
-        self._reporter.report(self._key, self._facts)

@@ -42,6 +42,8 @@ log = structlog.get_logger()
 
 VOLUME_LABEL = "drover.volume"
 READ_YOUR_WRITES_S = 5.0
+LAST_S = 20.0
+"""How long `Wanted.last` is waited for: less than a stream may be silent."""
 ASIDE = "aside"
 """The name of a snapshot that was a live set when its claim had passed to another host: it may hold what was lost."""
 
@@ -57,12 +59,14 @@ class Incoming(msgspec.Struct, frozen=True):
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of another host. `snapshot` empty: a new one of the live set of claim `epoch`, or with `if_changed`
-    none where nothing has changed."""
+    none where nothing has changed; with `last` the one that the live set becomes when it is set aside, which is waited
+    for."""
 
     volume: str
     epoch: int
     snapshot: str = ""
     if_changed: bool = False
+    last: bool = False
     limit_bytes_s: int = 0
     compress: bool = False
 
@@ -115,6 +119,7 @@ class VolumeKeeper:
         self._now = now
         self.busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.in_use: Counter[tuple[str, str]] = Counter()
+        self._set_aside: dict[str, asyncio.Future[str]] = {}
         self._sizes: dict[str, int] = {}
         self._limits: dict[str, int] = {}
 
@@ -309,6 +314,8 @@ class VolumeKeeper:
             if epoch:
                 known = [*known, next_id(known, epoch, self._now(), label)]
                 await driver.demote(name, known[-1])
+        if known and (asked := self._set_aside.pop(name, None)) is not None and not asked.done():
+            asked.set_result(known[-1])
         await self.look(name)
         if not known:
             raise NotFound(f"volume {name} has no data on {self._host}")
@@ -385,6 +392,8 @@ class VolumeKeeper:
         """Have a snapshot of another host's volume here. `counted` is told the bytes of each piece; `synced_at`: as of
         when that makes the copy equal to the live set (default: as of the asking)."""
         driver = self.driver(self.record(wanted.volume))
+        if wanted.snapshot and wanted.snapshot in await driver.snapshots(wanted.volume):
+            return
         async with self.busy[wanted.volume]:
             try:
                 at = await _received(driver, source, host, wanted, await driver.have(wanted.volume), counted)
@@ -408,6 +417,9 @@ class VolumeKeeper:
         if wanted.snapshot:
             return Given(wanted.snapshot, self._sent(driver, volume.name, wanted.snapshot, have), at)
         self.of_epoch(volume.name, wanted.epoch)
+        if wanted.last:
+            snapshot = await self._becomes(volume.name, driver)
+            return Given(snapshot, self._sent(driver, volume.name, snapshot, have), at)
         if wanted.if_changed and await driver.unchanged(volume.name, have):
             return Given("", _nothing(), at)
         async with self.busy[volume.name]:
@@ -417,6 +429,17 @@ class VolumeKeeper:
             self._sizes[volume.name] = await driver.size_bytes(volume.name)
         await self.look(volume.name)
         return Given(snapshot, self._sent(driver, volume.name, snapshot, have), at)
+
+    async def _becomes(self, name: str, driver: VolumeDriver) -> str:
+        """The snapshot that the live set here becomes, or has become. Raises `Unavailable` if that takes long."""
+        asked = self._set_aside.setdefault(name, asyncio.get_running_loop().create_future())
+        if not await driver.live(name) and (known := await driver.snapshots(name)):
+            return known[-1]
+        try:
+            async with asyncio.timeout(LAST_S):
+                return await asyncio.shield(asked)
+        except TimeoutError:
+            raise Unavailable(f"volume {name} is written yet on {self._host}", hint="it is asked for again") from None
 
     async def _sent(self, driver: VolumeDriver, name: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
         async with self.using(name, snapshot), aclosing(driver.send(name, snapshot, have)) as pieces:

@@ -2,8 +2,8 @@
 `POST /containers/ID/own/PART` (only `limit` and `compress`), which is like it.
 
     request     query: `epoch`, `snapshot` (empty: a new one), `limit` (bytes per second, 0: none), `compress` (0 or 1)
+                `if-changed`, `last` (0 or 1)
                 body: what the asking side has (`VolumeDriver.have`), of any length
-                `if-changed` (0 or 1)
     answer      200, the driver's stream, chunked; `Drover-Snapshot` is the snapshot's id (empty: nothing has changed),
                 `Drover-At` the time of the snapshot, in seconds since the Unix epoch
     errors      before the stream: as the API answers errors
@@ -145,6 +145,7 @@ def _query(wanted: Wanted) -> dict[str, str]:
         "limit": str(wanted.limit_bytes_s),
         "compress": str(int(wanted.compress)),
         "if-changed": str(int(wanted.if_changed)),
+        "last": str(int(wanted.last)),
     }
 
 
@@ -238,6 +239,7 @@ def _wanted(request: web.Request) -> Wanted:
             limit_bytes_s=int(query.get("limit", "0")),
             compress=query.get("compress", "0") == "1",
             if_changed=query.get("if-changed", "0") == "1",
+            last=query.get("last", "0") == "1",
         )
     except (KeyError, ValueError) as error:
         raise Invalid(f"the request for a volume is malformed: {error}", hint="do all hosts run the same drover?")

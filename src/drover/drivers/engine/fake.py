@@ -119,8 +119,8 @@ class FakeEngine:
         image = container.body.get("Image", "")
         labels = {**container.labels, "image": image, "name": container.name, **more}
         if action == "die" and self.log_s:
-            told = (self._emit, "container", action, container.engine_id, labels)
-            asyncio.get_running_loop().call_later(self.log_s, *told)
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.log_s, self._emit, "container", action, container.engine_id, labels)
         else:
             self._emit("container", action, container.engine_id, labels)
 
