@@ -62,12 +62,13 @@ class SimHost:
         self.store: MemoryStore = world.shared.client()
         self.mirror = Mirror(self.store)
         self.linked = True
+        self.never_ahead = False
         self.task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self.mirror.start()
         catalog = Catalog({"fake": self.disk})
-        streams = Streams(self)
+        self.streams = streams = Streams(self)
         drivers = Drivers(
             self.engine,
             self.network,
@@ -113,6 +114,7 @@ class Streams:
 
     def __init__(self, host: SimHost) -> None:
         self._host = host
+        self.asked: list[Wanted] = []
 
     async def round(self, host: str, volumes: Mapping[str, int]) -> Round:
         other = self._host.world.hosts[host]
@@ -128,6 +130,9 @@ class Streams:
     async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
         other = self._host.world.hosts[host]
         self._check(other)
+        self.asked.append(wanted)
+        if wanted.last and self._host.never_ahead:
+            raise Unavailable("the last snapshot is not given ahead")
         given = await other.agent.actor.keeper.give(wanted, have)
         yield Incoming(given.snapshot, self._pieces(other, given.pieces), given.at)
 

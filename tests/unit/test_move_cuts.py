@@ -9,10 +9,12 @@ import msgspec
 import pytest
 from move_world import CID, MoveWorld, on_virtual_time
 
+from drover.agent.volumes import LAST_S
 from drover.decide.parking import Parked
 from drover.errors import Conflict, DroverError, Unavailable
 from drover.model import records as r
 from drover.model.cluster import put
+from drover.sim import clock
 
 SLOW_S = 0.05
 """How long each call of an engine or disk takes: a move then lasts about two seconds, all of it within some call."""
@@ -135,6 +137,42 @@ def test_what_an_engine_does_after_the_end_of_a_container_is_not_waited_for_exce
         assert world.hosts["h2"].layer()["log"] == "last words"
 
     on_virtual_time(scene)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_what_came_last_is_copied_once_whether_ahead_of_the_record_or_after(ahead: bool) -> None:
+    async def scene(world: MoveWorld) -> None:
+        target = world.hosts["h2"]
+        target.never_ahead = not ahead
+        await world.begin("h2")
+        move = await world.ended()
+        await asyncio.sleep(5)
+        last = move.final["data"]
+        asked = [(one.last, one.snapshot) for one in target.streams.asked if one.last or one.snapshot == last]
+        assert asked == [(True, "")] + ([] if ahead else [(False, last)])
+        assert (move.phase, world.where()) == ("done", "h2")
+        world.check()
+
+    on_virtual_time(scene, SLOW_S)
+
+
+def test_a_cancellation_while_the_target_waits_for_the_end_is_not_waited_out() -> None:
+    async def scene(world: MoveWorld) -> None:
+        source = world.hosts["h1"]
+        await world.begin("h2")
+        await world.until(lambda now: now.moves[CID].phase == "stopping")
+        source.engine.slow_s = 8.0
+        await world.cancel()
+        cancelled_at = clock.wall_now()
+        await asyncio.sleep(1)
+        assert "move/" + CID not in world.hosts["h2"].agent._busy
+        source.engine.slow_s = SLOW_S
+        move = await world.ended()
+        assert move.phase == "aborted"
+        assert move.ended_at - cancelled_at < LAST_S
+        world.check()
+
+    on_virtual_time(scene, SLOW_S)
 
 
 def test_a_container_with_an_anonymous_volume_stays_and_says_why() -> None:
