@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both do all their own set-up.
 PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-.PHONY: setup check test proofs lab demo bench faults docs conformance matrix chaos clean
+.PHONY: setup check test proofs proof soak lab demo bench faults docs conformance matrix chaos clean
 
 setup: .venv/.done ## the virtual environment and the system packages
 	@tools/system-packages
@@ -56,6 +56,9 @@ faults: setup ## hosts fail under load, ten times each, beside Swarm (root); ROU
 
 proof: setup ## a pgbench database moves around under load (root); KILL=1: its host dies
 	$(SUDO) $(PY) -m bench.database $(if $(KILL),--kill)
+
+soak: setup ## 200 volumes replicating for ten minutes: memory, lag, and what is left lying about (root); ARGS
+	$(SUDO) $(PY) -m bench.soak_volumes $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -3,10 +3,11 @@
     row            figure                                                        peer
     whole          bytes per second of the rounds of a volume's first move       the same file through one connection,
                                                                                  to a synchronised disk
-    difference     a move's rounds after 1 MB of the volume has changed          -
+    difference     a move's rounds after 1 MB of the volume has changed,         -
+                   from the order until the source may set it aside
     standstill     from the stop of a small container to its start elsewhere     -
 
-Volumes are on btrfs and filled with random bytes. A move takes two rounds at least; both count.
+Volumes are on btrfs and filled with random bytes. Until the rest is small all rounds count.
 """
 
 from __future__ import annotations
