@@ -21,7 +21,7 @@ DEADLINE_S = 60.0
 def lab() -> Iterator[Lab]:
     name = f"vol-{os.getpid()}"
     try:
-        yield Lab.create(name, 3, images=("busybox", "postgres"))
+        yield Lab.create(name, 3, images=("busybox", "postgres", "redis"))
     finally:
         Lab.open(name).destroy()
 
@@ -145,6 +145,44 @@ def test_a_database_moves_around_under_a_writer(lab: Lab, record_property: Calla
     assert [one["phase"] for one in moved] == ["done"] * 3
     assert all(one["last_bytes"] * 2 < one["moved_bytes"] for one in moved)
     assert moved[2]["moved_bytes"] * 2 < moved[0]["moved_bytes"]
+
+
+PUSHER = """
+n=0
+while :; do
+  n=$((n+1)); said=$(redis-cli -h list rpush numbers $n 2>&1)
+  case $said in
+    ''|*[!0-9]*) echo "$n $said" >> /tmp/failed;;
+    *) echo $n >> /tmp/acks;;
+  esac
+done
+"""
+
+
+def test_redis_moves_with_the_directory_driver_and_its_clients_connect_throughout(lab: Lab) -> None:
+    """Each push is a connection of its own: those that the stop cuts may fail, none may find nobody."""
+    on(lab, "h1", "docker", "network", "create", "cache")
+    on(lab, "h1", "docker", "volume", "create", "--opt", "driver=directory", "--opt", "replicas=0", "list")
+    run = ("docker", "run", "-d", "--network", "cache", "-e")
+    server = ("redis-server", "--dir", "/data", "--protected-mode", "no", "--appendonly", "yes", "--appendfsync")
+    on(lab, "h1", *run, "constraint:host==h1", "--name", "list", "-v", "list:/data", "redis:7", *server, "always")
+    on(lab, "h1", *run, "constraint:host==h3", "--name", "pusher", "redis:7", "bash", "-c", PUSHER)
+
+    def acknowledged() -> set[int]:
+        return set(map(int, on(lab, "h3", "docker", "exec", "pusher", "cat", "/tmp/acks", check=False).split()))
+
+    until(lambda: len(acknowledged()) > 20, "the first pushes")
+    for target in ("h2", "h1"):
+        assert asked(lab, "h2", "drover", "move", "list", "--to", target, "--json")["phase"] == "done"
+        count = len(acknowledged())
+        until(lambda count=count: len(acknowledged()) > count + 20, f"pushes on {target}")  # type: ignore[misc]
+    known = acknowledged()
+    stored = on(lab, "h3", "docker", "exec", "list", "redis-cli", "lrange", "numbers", "0", "-1").split()
+    assert known <= set(map(int, stored))
+    failed = on(lab, "h3", "docker", "exec", "pusher", "sh", "-c", "cat /tmp/failed 2>/dev/null || true")
+    assert "Could not connect" not in failed
+    on(lab, "h1", "docker", "rm", "-f", "list", "pusher")
+    on(lab, "h1", "docker", "network", "rm", "cache")
 
 
 def _start_writing(lab: Lab, name: str, volume: str, constraint: str = "constraint:host==h1") -> None:

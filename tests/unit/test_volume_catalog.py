@@ -51,7 +51,7 @@ async def test_another_packages_driver_takes_no_name_of_drovers(offered: None, t
 
 
 def test_a_driver_that_is_not_offered_is_named_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="no volume driver zfs: it has .*directory"):
+    with pytest.raises(Invalid, match=r"no volume driver zfs: it has .*directory"):
         host_catalog(tmp_path, None, None).driver("zfs")
 
 
