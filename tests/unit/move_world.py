@@ -159,6 +159,7 @@ class MoveWorld:
     def __init__(self) -> None:
         self.shared = MemoryCluster()
         self.hosts = {name: SimHost(self, name) for name in HOSTS}
+        self.volumes: tuple[str, ...] = ()
         self.acknowledged = 0
         self.broken: list[str] = []
 
@@ -184,6 +185,7 @@ class MoveWorld:
         **volume: object,
     ) -> None:
         """Make and start the container on h1; `anonymous`: paths with an anonymous volume each."""
+        self.volumes = volumes
         binds = [f"{name}:/{name}" for name in volumes]
         body: dict[str, object] = {"Image": "busybox:latest", "Cmd": ["sleep", "infinity"]}
         body |= {"HostConfig": {"Binds": binds, "NetworkMode": "app"}, "Volumes": {path: {} for path in anonymous}}
@@ -235,15 +237,21 @@ class MoveWorld:
     async def write_and_watch(self) -> None:
         """The process in the container, and the judge of P1, for ever."""
         while True:
-            live = [host.name for host in self.hosts.values() if "data" in host.disk.present]
             running = [host.name for host in self.hosts.values() if host.running()]
-            if len(live) > 1 or len(running) > 1 or not set(running) <= set(live):
-                self.broken.append(f"live on {live}, running on {running}")
-            for name in set(running) & set(live):
-                self.acknowledged += 1
-                self.hosts[name].disk.write("data", "count", str(self.acknowledged))
-                self.hosts[name].write_layer(self.acknowledged)
+            for volume in self.volumes:
+                live = [host.name for host in self.hosts.values() if volume in host.disk.present]
+                if len(live) > 1 or len(running) > 1 or not set(running) <= set(live):
+                    self.broken.append(f"{volume} is live on {live}, running on {running}")
+            for name in running:
+                if set(self.volumes) <= self.hosts[name].disk.present:
+                    self._write(self.hosts[name])
             await asyncio.sleep(0.03)
+
+    def _write(self, host: SimHost) -> None:
+        self.acknowledged += 1
+        for volume in self.volumes:
+            host.disk.write(volume, "count", str(self.acknowledged))
+        host.write_layer(self.acknowledged)
 
     def where(self) -> str:
         return self.cluster.host_of(CID) or ""
@@ -252,8 +260,9 @@ class MoveWorld:
         """P1 held throughout, and the last acknowledged write is where the container runs."""
         assert self.broken == []
         assert [host.name for host in self.hosts.values() if host.running()] == [self.where()]
-        assert self.cluster.volumes["data"].host == self.where()
-        assert self.hosts[self.where()].disk.read("data")["count"] == str(self.acknowledged)
+        for volume in self.volumes:
+            assert self.cluster.volumes[volume].host == self.where()
+            assert self.hosts[self.where()].disk.read(volume)["count"] == str(self.acknowledged)
         assert self.hosts[self.where()].layer() == {"count": str(self.acknowledged), "log": str(self.acknowledged)}
         assert self.acknowledged > 0
 
@@ -263,6 +272,7 @@ def on_virtual_time(
     slow_s: float = 0.0,
     anonymous: tuple[str, ...] = (),
     checkpoint: str = "",
+    volumes: tuple[str, ...] = ("data",),
 ) -> None:
     """Run a scene in a world whose container runs on h1 and writes."""
 
@@ -271,7 +281,7 @@ def on_virtual_time(
         await world.start()
         for host in world.hosts.values():
             host.disk.slow_s = host.insides.slow_s = host.engine.slow_s = slow_s
-        await world.run_container(anonymous=anonymous, checkpoint=checkpoint)
+        await world.run_container(volumes, anonymous=anonymous, checkpoint=checkpoint)
         judge = asyncio.create_task(world.write_and_watch())
         await asyncio.sleep(0.1)
         await scene(world)

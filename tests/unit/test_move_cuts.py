@@ -318,7 +318,13 @@ def test_cut_at_every_point(accident: Accident) -> None:
         _cut_once(accident, instant_s)
 
 
-def _cut_once(accident: Accident, instant_s: float) -> None:
+@pytest.mark.parametrize("accident", [_source_agent_dies, _target_agent_dies, _link_is_cut, _target_disk_refuses])
+def test_volumes_of_one_container_move_together_wherever_that_is_cut(accident: Accident) -> None:
+    for instant_s in INSTANTS[::3]:
+        _cut_once(accident, instant_s, ("data", "wal", "tables"))
+
+
+def _cut_once(accident: Accident, instant_s: float, volumes: tuple[str, ...] = ("data",)) -> None:
     async def scene(world: MoveWorld) -> None:
         await world.begin("h2")
         await asyncio.sleep(instant_s)
@@ -328,4 +334,4 @@ def _cut_once(accident: Accident, instant_s: float) -> None:
         assert world.where() == ("h2" if move.phase == "done" else "h1"), f"cut after {instant_s} s"
         world.check()
 
-    on_virtual_time(scene, SLOW_S)
+    on_virtual_time(scene, SLOW_S, volumes=volumes)
