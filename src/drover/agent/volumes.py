@@ -393,6 +393,7 @@ class VolumeKeeper:
         when that makes the copy equal to the live set (default: as of the asking)."""
         driver = self.driver(self.record(wanted.volume))
         if wanted.snapshot and wanted.snapshot in await driver.snapshots(wanted.volume):
+            await self.look(wanted.volume, synced_at=synced_at or 0.0)
             return
         async with self.busy[wanted.volume]:
             try:
@@ -433,13 +434,13 @@ class VolumeKeeper:
     async def _becomes(self, name: str, driver: VolumeDriver) -> str:
         """The snapshot that the live set here becomes, or has become. Raises `Unavailable` if that takes long."""
         asked = self._set_aside.setdefault(name, asyncio.get_running_loop().create_future())
-        if not await driver.live(name) and (known := await driver.snapshots(name)):
-            return known[-1]
         try:
+            if not await driver.live(name) and not asked.done():
+                return (await driver.snapshots(name))[-1]
             async with asyncio.timeout(LAST_S):
                 return await asyncio.shield(asked)
-        except TimeoutError:
-            raise Unavailable(f"volume {name} is written yet on {self._host}", hint="it is asked for again") from None
+        except (TimeoutError, IndexError):
+            raise Unavailable(f"volume {name} has no last snapshot on {self._host}", hint="ask again") from None
 
     async def _sent(self, driver: VolumeDriver, name: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
         async with self.using(name, snapshot), aclosing(driver.send(name, snapshot, have)) as pieces:
