@@ -115,6 +115,7 @@ class Streams:
     def __init__(self, host: SimHost) -> None:
         self._host = host
         self.asked: list[Wanted] = []
+        self.asked_parts: list[tuple[str, bool, str]] = []
 
     async def round(self, host: str, volumes: Mapping[str, int]) -> Round:
         other = self._host.world.hosts[host]
@@ -140,6 +141,9 @@ class Streams:
     async def open_part(self, host: str, asked: AskedPart, have: bytes) -> AsyncIterator[Incoming]:
         other = self._host.world.hosts[host]
         self._check(other)
+        self.asked_parts.append((asked.part, asked.last, other.mirror.cluster.moves[asked.container].phase))
+        if asked.last and self._host.never_ahead:
+            raise Unavailable("nothing is given ahead")
         given = await other.agent.actor.belongings.give(asked, have)
         yield Incoming(given.snapshot, self._pieces(other, given.pieces), given.at)
 

@@ -150,7 +150,25 @@ def test_what_came_last_is_copied_once_whether_ahead_of_the_record_or_after(ahea
         last = move.final["data"]
         asked = [(one.last, one.snapshot) for one in target.streams.asked if one.last or one.snapshot == last]
         assert asked == [(True, "")] + ([] if ahead else [(False, last)])
+        parts = {(part, phase) for part, is_last, phase in target.streams.asked_parts if not is_last}
+        after_the_stop = {part for part, phase in parts if phase == "stopped"}
+        assert after_the_stop == (set() if ahead else {"layer", "log"})
         assert (move.phase, world.where()) == ("done", "h2")
+        world.check()
+
+    on_virtual_time(scene, SLOW_S)
+
+
+def test_where_the_end_of_a_container_cannot_be_told_its_stop_is_waited_for() -> None:
+    async def scene(world: MoveWorld) -> None:
+        source = world.hosts["h1"]
+        source.insides.tells_ends = False
+        source.engine.teardown_s = 3.0
+        await world.begin("h2")
+        move = await world.ended()
+        assert move.phase == "done"
+        assert move.stopped_at - move.stopping_at >= source.engine.teardown_s
+        assert move.handed_at - move.stopped_at < LAST_S / 4
         world.check()
 
     on_virtual_time(scene, SLOW_S)

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from drover.agent.view import View
-from drover.agent.volumes import Given, Incoming, told
+from drover.agent.volumes import LAST_S, Given, Incoming, told
 from drover.decide.moves import BEFORE_HAND_OVER
 from drover.drivers.engine.port import Engine, OwnFiles, SeenContainer
 from drover.drivers.insides.port import Insides
@@ -45,12 +45,22 @@ POLL_S = 0.02
 
 
 class AskedPart(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of the source of a move."""
+    """What is asked of the source of a move; with `last` when the container has ended, which is waited for."""
 
     container: str
     part: r.Part
     limit_bytes_s: int = 0
     compress: bool = False
+    last: bool = False
+
+
+class Stop:
+    """A container's stop that its engine has not answered: what is known of it by then."""
+
+    def __init__(self, answer: asyncio.Task[None], ended: asyncio.Event) -> None:
+        self.answer = answer
+        self.ended = ended
+        self.log_closed = asyncio.Event()
 
 
 class PartSource(Protocol):
@@ -83,9 +93,8 @@ class Belongings:
         self._now = now
         self._given = ""
         self._places: dict[str, OwnFiles] = {}
-        self.stopping: dict[str, asyncio.Task[None]] = {}
+        self.stopping: dict[str, Stop] = {}
         """By container: its stop that the engine has not answered yet, though its processes may have ended."""
-        self._closed: dict[str, asyncio.Event] = {}
 
     @property
     def _cluster(self) -> Cluster:
@@ -135,9 +144,12 @@ class Belongings:
         move = self._cluster.moves.get(asked.container)
         if move is None or move.source != self._host or move.phase not in BEFORE_HAND_OVER:
             raise Conflict(f"container {asked.container[:12]} is not being moved from {self._host}")
-        ended = move.phase == "stopped" and asked.container in self.stopping  # though the engine has not said so yet
-        if ended and asked.part == "log":
-            await self._log_is_whole(asked.container)
+        if asked.last:
+            await self._end_of(asked.container)
+        stop = self.stopping.get(asked.container)
+        ended = stop is not None and (asked.last or move.phase == "stopped")  # though the engine has not said so yet
+        if ended and stop is not None and asked.part == "log":
+            await self._log_is_whole(stop)
         seen = self._seen(asked.container)
         self.refuse_left_behind(move, seen)
         running = seen.state in RUNNING and not ended
@@ -158,27 +170,36 @@ class Belongings:
                 hint="give the path a named volume: docker run -v NAME:/path …",
             )
 
-    async def _log_is_whole(self, container: str) -> None:
+    async def _end_of(self, container: str) -> None:
+        """Wait for the end of what its move stops. Raises `Unavailable` where that takes long, or is not told before
+        the engine answers."""
+        try:
+            async with asyncio.timeout(LAST_S):
+                while (stop := self.stopping.get(container)) is None or not stop.ended.is_set():
+                    move = self._cluster.moves.get(container)
+                    if move is None or move.phase not in ("copying", "stopping"):
+                        break
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            stop = None
+        if stop is None or not stop.ended.is_set():
+            raise Unavailable(f"container {container[:12]} was not seen to end on {self._host}", hint="ask again")
+
+    async def _log_is_whole(self, stop: Stop) -> None:
         """Wait until the engine writes no more of a log. It closes the log before it tells of the container's end, and
         answers the stop after it has taken down the networks, which may take as long as all else."""
-        stopping, closed = self.stopping[container], self._closed.setdefault(container, asyncio.Event())
-        told = asyncio.create_task(closed.wait())
+        told = asyncio.create_task(stop.log_closed.wait())
         try:
-            await asyncio.wait([stopping, told], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stop.answer, told], return_when=asyncio.FIRST_COMPLETED)
         finally:
             told.cancel()
 
     def died(self, engine_id: str) -> None:
         """The engine tells of a container's end."""
-        for container in self.stopping:
+        for container, stop in self.stopping.items():
             seen = self._view.containers.get(container)
             if seen is not None and seen.engine_id == engine_id:
-                self._closed.setdefault(container, asyncio.Event()).set()
-
-    def stopped(self, container: str) -> None:
-        """Its stop has been answered."""
-        self.stopping.pop(container, None)
-        self._closed.pop(container, None)
+                stop.log_closed.set()
 
     def ending(self, seen: SeenContainer) -> AbstractAsyncContextManager[asyncio.Event]:
         """See `Insides.ending`."""
@@ -202,21 +223,28 @@ class Belongings:
             return f"its checkpoint command cannot be run: {error.message}"
         return f"its checkpoint command ended with {code}" if code else ""
 
-    async def pull(self, move: r.Move, part: r.Part, counted: Callable[[int], None]) -> None:
-        """Stage a part of the container that is about to come here. `counted` is told the bytes of each piece."""
+    async def pull(self, move: r.Move, part: r.Part, counted: Callable[[int], None], last: bool = False) -> None:
+        """Stage a part of the container that is about to come here; `last`: as it is when that has ended. `counted` is
+        told the bytes of each piece."""
         files = await self._files(move.container, part)
+        asked = AskedPart(
+            container=move.container,
+            part=part,
+            limit_bytes_s=move.limit_bytes_s,
+            compress=move.compress,
+            last=last,
+        )
         try:
-            await self._pull_onto(move, part, files, await self._insides.have(files, part), counted)
+            await self._pull_onto(move.source, asked, files, await self._insides.have(files, part), counted)
         except NoBase:
-            await self._pull_onto(move, part, files, b"", counted)
+            await self._pull_onto(move.source, asked, files, b"", counted)
 
     async def _pull_onto(
-        self, move: r.Move, part: r.Part, files: OwnFiles, have: bytes, counted: Callable[[int], None]
+        self, source: str, asked: AskedPart, files: OwnFiles, have: bytes, counted: Callable[[int], None]
     ) -> None:
-        asked = AskedPart(container=move.container, part=part, limit_bytes_s=move.limit_bytes_s, compress=move.compress)
-        opened = self._source.open_part(move.source, asked, have)
+        opened = self._source.open_part(source, asked, have)
         async with opened as incoming, aclosing(told(incoming.pieces, counted)) as pieces:
-            await self._insides.receive(files, part, incoming.snapshot, pieces)
+            await self._insides.receive(files, asked.part, incoming.snapshot, pieces)
 
     async def install(self, move: r.Move) -> None:
         """Give the engine's container here what was staged. Refused for one that has run: its files are newer."""

@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import structlog
 
-from drover.agent.belongings import RUNNING, Belongings, carried, checkpoint_command
+from drover.agent.belongings import RUNNING, Belongings, Stop, carried, checkpoint_command
 from drover.agent.report import Reporter
 from drover.agent.tally import Tally
 from drover.agent.view import View
@@ -105,6 +105,8 @@ class Mover:
         self._was_running: dict[str, bool] = {}
         self._listened: dict[str, tuple[int, ...]] = {}
         self._made_from: dict[str, r.Container] = {}
+        self._whole: dict[str, set[r.Part]] = {}
+        """By container that comes: what of its own is staged here as it was at its end."""
 
     @property
     def _cluster(self) -> Cluster:
@@ -139,10 +141,13 @@ class Mover:
             await self._ahead(key, self._cluster.moves.get(key, move), tally)
 
     async def _ahead(self, key: str, move: r.Move, tally: Tally) -> None:
-        """Take the last snapshots as soon as they are made, beside the commit that says so. `take_over` finds it done,
-        or does it: so nothing that goes wrong here matters. It ends when the move goes another way."""
+        """Take what came last as soon as it stands still, beside the commit that says so. `take_over` finds it done, or
+        does it: so nothing that goes wrong here matters. It ends when the move goes another way."""
         tally.begin_last()
-        pulls = asyncio.gather(*(self._pull_ahead(move, volume, tally) for volume in move.volumes))
+        pulls = asyncio.gather(
+            *(self._pull_ahead(move, volume, tally) for volume in move.volumes),
+            *(self._pull_part_ahead(move, part, tally) for part in carried(move)),
+        )
         try:
             while not pulls.done() and self._goes_on(key, move):
                 await asyncio.wait([pulls], timeout=LOOK_S)
@@ -156,6 +161,13 @@ class Mover:
             await self._keeper.receive(self._source, move.source, wanted, tally.add)
         except DroverError as error:
             log.info("what came last is copied when the records say so", volume=volume, error=error.message)
+
+    async def _pull_part_ahead(self, move: r.Move, part: r.Part, tally: Tally) -> None:
+        try:
+            await self._belongings.pull(move, part, tally.add, last=True)
+            self._whole.setdefault(move.container, set()).add(part)
+        except DroverError as error:
+            log.info("what came last is copied when the records say so", part=part, error=error.message)
 
     def _goes_on(self, key: str, move: r.Move) -> bool:
         """Whether a move that was told to stop its container still goes to be handed over."""
@@ -262,6 +274,7 @@ class Mover:
             await self._engine.order(seen.engine_id, "remove", "force=1")
             self._view.lose(seen.engine_id)
         self._made_from.pop(container, None)
+        self._whole.pop(container, None)
 
     async def take_over(self, key: str) -> None:
         """Copy what came last and put it in its place, then pass all claims in one commit."""
@@ -290,7 +303,8 @@ class Mover:
     async def _pull_last(self, key: str, move: r.Move, tally: Tally) -> None:
         """What came last of everything, at the same time: the container stands still. Raises the first error."""
         pulls = [self._pull(key, move, volume, snapshot, tally) for volume, snapshot in move.final.items()]
-        pulls += [self._pull_part(key, move, part, tally) for part in carried(move)]
+        missing = [part for part in carried(move) if part not in self._whole.get(move.container, ())]
+        pulls += [self._pull_part(key, move, part, tally) for part in missing]
         ended = await asyncio.gather(*pulls, return_exceptions=True)
         for error in ended:
             if error is not None:
@@ -326,6 +340,7 @@ class Mover:
     async def finish(self, key: str) -> None:
         """The container has been started: its clients are let in when it is ready for them."""
         self._made_from.pop(key, None)
+        self._whole.pop(key, None)
         move = self._cluster.moves[key]
         if move.container:
             await self._belongings.settle(move)
@@ -352,25 +367,25 @@ class Mover:
             await self.abort(key, error.message)
         except asyncio.CancelledError:
             if stopping := self._belongings.stopping.get(move.container):
-                stopping.cancel()
+                stopping.answer.cancel()
             raise
         finally:
             await self._stop_answered(move.container)
 
     async def _stop_answered(self, container: str) -> None:
         """Nothing else is done about the container while its engine is busy with its stop."""
-        task = self._belongings.stopping.get(container)
-        if task is None:
+        stopping = self._belongings.stopping.get(container)
+        if stopping is None:
             return
         try:
-            await task
+            await stopping.answer
         except DroverError as error:
             log.warning("a container has ended, and its stop failed", container=container, error=error.message)
         except asyncio.CancelledError:
-            task.cancel()
+            stopping.answer.cancel()
             raise
         finally:
-            self._belongings.stopped(container)
+            self._belongings.stopping.pop(container, None)
 
     async def _stopped(self, move: r.Move) -> bool:
         """Stop the container, and wait until it has ended; whether it ran. Repeated after a crash, what is desired has
@@ -387,14 +402,14 @@ class Mover:
         self._listened[move.container] = await self._belongings.listening(move.container)
         async with self._belongings.ending(seen) as ended:
             stop = asyncio.create_task(self._stop(move, seen.engine_id))
-            self._belongings.stopping[move.container] = stop
+            self._belongings.stopping[move.container] = Stop(stop, ended)
             end = asyncio.create_task(ended.wait())
             try:
                 await asyncio.wait([stop, end], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 end.cancel()
         if stop.done():
-            self._belongings.stopped(move.container)
+            del self._belongings.stopping[move.container]
             stop.result()
         return True
 

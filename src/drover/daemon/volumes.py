@@ -1,5 +1,5 @@
 """Volumes and containers' own files between two daemons: `POST /volumes/NAME/stream`, both ends of it, and
-`POST /containers/ID/own/PART` (only `limit` and `compress`), which is like it.
+`POST /containers/ID/own/PART` (only `limit`, `compress` and `last`), which is like it.
 
     request     query: `epoch`, `snapshot` (empty: a new one), `limit` (bytes per second, 0: none), `compress` (0 or 1)
                 `if-changed`, `last` (0 or 1)
@@ -75,7 +75,11 @@ class PeerVolumes:
     async def open_part(self, host: str, asked: AskedPart, have: bytes) -> AsyncIterator[Incoming]:
         """See `PartSource.open_part`."""
         path = f"/containers/{asked.container}/own/{asked.part}"
-        query = {"limit": str(asked.limit_bytes_s), "compress": str(int(asked.compress))}
+        query = {
+            "limit": str(asked.limit_bytes_s),
+            "compress": str(int(asked.compress)),
+            "last": str(int(asked.last)),
+        }
         async with self._stream(host, path, query, have) as incoming:
             yield incoming
 
@@ -255,6 +259,7 @@ def _asked_part(request: web.Request) -> AskedPart:
             part=part,
             limit_bytes_s=int(query.get("limit", "0")),
             compress=query.get("compress", "0") == "1",
+            last=query.get("last", "0") == "1",
         )
     except ValueError as error:
         raise Invalid(f"the request for a container's files is malformed: {error}") from error

@@ -6,7 +6,7 @@ switch                        effect
 `full = True`                 nothing can be staged: the disk is full
 `ports`                       what `listening` answers
 
-With an engine, `ending` is told by that when a container's process ends.
+With an engine, `ending` is told by that when a container's process ends, unless `tells_ends` is False.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class FakeInsides:
     def __init__(self, engine: FakeEngine | None = None) -> None:
         self._engine = engine
         self.full = False
+        self.tells_ends = True
         self.slow_s = 0.0
         self.ports: frozenset[int] = frozenset()
         self._placed: defaultdict[tuple[str, Part], dict[str, str]] = defaultdict(dict)
@@ -87,7 +88,7 @@ class FakeInsides:
     async def ending(self, pid: int, engine_id: str) -> AsyncIterator[asyncio.Event]:
         container = self._engine.peek(engine_id) if self._engine is not None else None
         ended = asyncio.Event()
-        if container is not None and container.pid == pid:
+        if container is not None and container.pid == pid and self.tells_ends:
             container.ending.append(ended)
         yield ended
 

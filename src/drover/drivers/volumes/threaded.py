@@ -9,7 +9,9 @@ never. Each driver therefore runs on an event loop of its own, in a thread that 
     a stream stands still because of the driver    `Unavailable` after STALL_S
     a caller is cancelled                          the call too; it has GRACE_S to clean up before the caller goes on
 
-Streams cross the threads in pieces of about a MiB. Deadlines are in seconds, and long: they tell hanging from slow.
+Streams cross the threads in pieces of about a MiB, but for the first: who receives can begin with it, and a small
+stream is short because both ends work at the same time. Deadlines are in seconds, and long: they tell hanging from
+slow.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ LONG_S = 1800.0
 STALL_S = 120.0
 GRACE_S = 5.0
 BATCH_S = 1.0
+AT_ONCE = 1
+"""Bytes, of the first piece: as soon as there is anything."""
 
 
 class ThreadedDriver:
@@ -108,10 +112,11 @@ class ThreadedDriver:
     # -- streams -------------------------------------------------------------------------------------------------
 
     async def send(self, volume: str, snapshot: str, have: bytes) -> AsyncGenerator[bytes, None]:
-        pieces = self._driver.send(volume, snapshot, have)
+        pieces, most_bytes = self._driver.send(volume, snapshot, have), AT_ONCE
         try:
-            while piece := await self._call(_gathered(pieces), STALL_S):
+            while piece := await self._call(_gathered(pieces, most_bytes), STALL_S):
                 yield piece
+                most_bytes = PIECE_BYTES
         finally:
             await self._call(pieces.aclose())
 
@@ -182,12 +187,12 @@ async def _told(call: Coroutine[Any, Any, T], caller: asyncio.AbstractEventLoop,
             caller.call_soon_threadsafe(over.set)
 
 
-async def _gathered(pieces: AsyncIterator[bytes]) -> bytes:
-    """The next pieces, about PIECE_BYTES together; nothing at their end."""
+async def _gathered(pieces: AsyncIterator[bytes], most_bytes: int) -> bytes:
+    """The next pieces, about so many bytes together; nothing at their end."""
     batch, end = bytearray(), time.monotonic() + BATCH_S
     async for piece in pieces:
         batch += piece
-        if len(batch) >= PIECE_BYTES or time.monotonic() > end:
+        if len(batch) >= most_bytes or time.monotonic() > end:
             break
     return bytes(batch)
 
@@ -205,9 +210,11 @@ class _Crossing:
         return 0.0 if self._given_at is None else time.monotonic() - self._given_at
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
+        most_bytes = AT_ONCE
         while True:
             self._given_at = None
-            piece = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_gathered(self._stream), self._home))
+            asked = asyncio.run_coroutine_threadsafe(_gathered(self._stream, most_bytes), self._home)
+            piece, most_bytes = await asyncio.wrap_future(asked), PIECE_BYTES
             self._given_at = time.monotonic()
             if not piece:
                 return
