@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,41 @@ def test_a_check_that_does_not_pass_ends_in_time(check: str) -> None:
 @pytest.mark.parametrize("command", [[], ["pg_isready", "-q"], ["/bin/bash", "-c", "true"]])
 def test_any_other_check_is_run_as_it_is(command: list[str]) -> None:
     assert repeated(command, 10) == command
+
+
+async def test_the_check_of_what_is_about_to_start_is_known_before(tmp_path: Path) -> None:
+    inspected, ran = [], []
+
+    async def inspect(request: web.Request) -> web.Response:
+        inspected.append(request.path)
+        healthcheck = {"Test": ["CMD", "pg_isready"]}
+        detail: dict[str, object] = {"Id": "c1", "State": {"Status": "created"}, "Config": {"Healthcheck": healthcheck}}
+        detail["HostConfig"] = {"LogConfig": {"Type": "json-file"}}
+        return web.json_response(detail)
+
+    async def run(request: web.Request) -> web.Response:
+        ran.append((await request.json())["Cmd"])
+        return web.json_response({"Id": "e1"})
+
+    app = web.Application()
+    app.router.add_get("/containers/c1/json", inspect)
+    app.router.add_get("/info", _answering({"DockerRootDir": "/d"}))
+    app.router.add_post("/containers/c1/exec", run)
+    app.router.add_post("/exec/e1/start", _answering({}))
+    app.router.add_get("/exec/e1/json", _answering({"Running": False, "ExitCode": 0}))
+    runner = await serve(tmp_path / "sock", app)
+    engine = DockerEngine(str(tmp_path / "sock"))
+    await engine.own_files("c1")
+    assert await engine.passes_its_check("c1", 10)
+    assert (len(inspected), ran) == (1, [["pg_isready"]])
+    assert await engine.passes_its_check("c1", 10)
+    assert (len(inspected), len(ran)) == (2, 2)
+    await engine.close()
+    await runner.cleanup()
+
+
+def _answering(answer: object) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response(answer)
+
+    return handler

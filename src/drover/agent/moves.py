@@ -344,8 +344,10 @@ class Mover:
         move = self._cluster.moves[key]
         if move.container:
             await self._belongings.settle(move)
+        ended_at = self._now()
+        if move.container:
             await self._containers.let_in(move.container)
-        await self._commit(moves.passed(self._cluster, key, "done", ended_at=self._now()))
+        await self._commit(moves.passed(self._cluster, key, "done", ended_at=ended_at))
         if move.container:
             await self._belongings.clean(move)
 

@@ -48,6 +48,8 @@ class DockerEngine:
 
     def __init__(self, socket_path: str) -> None:
         self._api = EngineApi(socket_path)
+        self._checks: dict[str, Sequence[str]] = {}
+        """Health checks of containers that are about to be started, by full id: nobody should wait for the question."""
 
     async def facts(self, host: str) -> HostFacts:
         builtin = {"filters": json.dumps({"type": ["builtin"]})}
@@ -71,12 +73,15 @@ class DockerEngine:
     async def own_files(self, engine_ref: str) -> OwnFiles:
         path = f"/containers/{_part(engine_ref)}/json"
         detail, info = await asyncio.gather(self._api.read(path), self._api.read("/info"))
+        if detail["State"]["Status"] == "created":
+            self._checks[detail["Id"]] = read.check_command(detail)
         return read.own_files(detail, str(info.get("DockerRootDir") or ""))
 
     async def passes_its_check(self, engine_ref: str, within_s: int) -> bool:
-        detail = await self._api.read(f"/containers/{_part(engine_ref)}/json")
-        command = read.repeated(read.check_command(detail), within_s)
-        return not command or await self.run(detail["Id"], command) == 0
+        check = self._checks.pop(engine_ref, None)
+        if check is None:
+            check = read.check_command(await self._api.read(f"/containers/{_part(engine_ref)}/json"))
+        return not check or await self.run(engine_ref, read.repeated(check, within_s)) == 0
 
     async def run(self, engine_ref: str, command: Sequence[str]) -> int:
         asked = {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
@@ -94,6 +99,7 @@ class DockerEngine:
     async def order(self, engine_ref: str, verb: str, query: str = "", body: str = "") -> tuple[int, str]:
         path = f"/containers/{_part(engine_ref)}"
         if verb == "remove":
+            self._checks.pop(engine_ref, None)
             return await self._api.ask("DELETE", path, query, deadline_s=None)
         return await self._api.ask("POST", f"{path}/{_part(verb)}", query, body, order_deadline_s(verb, query))
 
