@@ -2,14 +2,17 @@
 
 When every task waits, the clock jumps to the next timer. Production code under test uses `asyncio.sleep` and
 `loop.time()` as usual; hours of a cluster's life take seconds, and two runs take the same steps in the same order.
-Real sockets and threads do not belong here: a loop with nothing left to wait for raises `Deadlock`.
+Real sockets and threads do not belong here and are never looked at: a loop with nothing left to wait for raises `Deadlock`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,38 +24,89 @@ class Deadlock(RuntimeError):
     """Every task waits for something that no timer will bring."""
 
 
-class _Jump(selectors.SelectSelector):
-    """A selector that does not wait, nor look at anything: it reports how long it was asked to."""
+class _Handle:
+    """A callback that is to be called once: asyncio's own, without what only a debugger needs."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked_s: float | None = 0.0
+    __slots__ = ("_args", "_call", "_context", "_gone", "_when")
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.asked_s = timeout
-        return []
+    def __init__(self, call: Callable[..., object], args: tuple[Any, ...], context: Context, when: float) -> None:
+        self._call: Callable[..., object] | None = call
+        self._args = args
+        self._context = context
+        self._when = when
+        self._gone = False
+
+    def cancel(self) -> None:
+        self._gone, self._call, self._args = True, None, ()
+
+    def cancelled(self) -> bool:
+        return self._gone
+
+    def when(self) -> float:
+        return self._when
+
+    def run(self, loop: asyncio.AbstractEventLoop) -> None:
+        call = self._call
+        if call is None:
+            return
+        try:
+            self._context.run(call, *self._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            loop.call_exception_handler({"message": f"Exception in callback {call!r}", "exception": error})
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """`time()` starts at 0 and moves only when everybody waits."""
+    """`time()` starts at 0 and moves only when everybody waits.
+
+    What asyncio does for sockets, threads and debuggers at every step is left out here: half of a history's time went
+    there. Timers of one instant fire in the order in which they were set.
+    """
 
     def __init__(self, after_each: Callable[[], None] = lambda: None) -> None:
         """`after_each` is called after each round of callbacks; what it raises ends the run."""
-        self._jump = _Jump()
         self._virtual = 0.0
+        self._due: deque[_Handle] = deque()
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._numbers = count()
         self.after_each = after_each
-        super().__init__(self._jump)
+        super().__init__()
 
     def time(self) -> float:
         return self._virtual
 
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        handle = _Handle(callback, args, context or copy_context(), 0.0)
+        self._due.append(handle)
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        return self.call_at(self._virtual + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        handle = _Handle(callback, args, context or copy_context(), when)
+        heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
+
     def _run_once(self) -> None:
-        super()._run_once()  # type: ignore[misc]
-        asked, self._jump.asked_s = self._jump.asked_s, 0.0
-        if asked is None and not self._ready:  # type: ignore[attr-defined]
-            raise Deadlock("every task waits for something that no timer will bring")
+        due = self._due
+        if not due and not self._stopping:  # type: ignore[attr-defined]
+            self._jump()
+        for _ in range(len(due)):
+            due.popleft().run(self)
         self.after_each()
-        self._virtual += asked or 0.0
+
+    def _jump(self) -> None:
+        """To the next timer that was not called off, and all others of that instant."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        if not timers:
+            raise Deadlock("every task waits for something that no timer will bring")
+        now = self._virtual = max(self._virtual, timers[0][0])
+        while timers and timers[0][0] <= now:
+            self._due.append(heappop(timers)[2])
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

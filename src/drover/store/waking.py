@@ -6,13 +6,17 @@ import asyncio
 
 
 async def woken(event: asyncio.Event, at_most_s: float | None) -> None:
-    """Return when `event` is set or after `at_most_s` seconds (None: only when it is set), and clear it.
+    """Return when `event` is set or after `at_most_s` seconds (None: only when it is set), and clear it. Nobody else
+    may wait for this event: time sets it, too.
 
     `asyncio.wait_for` is not used: before Python 3.12 it can swallow a cancellation that comes with its end.
     """
-    try:
-        async with asyncio.timeout(at_most_s):
+    if at_most_s is None or event.is_set():
+        await event.wait()
+    else:
+        timer = asyncio.get_running_loop().call_later(at_most_s, event.set)
+        try:
             await event.wait()
-    except TimeoutError:
-        pass
+        finally:
+            timer.cancel()
     event.clear()
