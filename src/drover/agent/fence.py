@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from operator import is_
 from typing import Literal, Protocol
 
 import structlog
@@ -42,6 +43,8 @@ log = structlog.get_logger("drover.agent.fence")
 TICK_S = 0.25
 """How often it looks while it is not open."""
 KILL_DEADLINE_S = 1.0
+TARGETS_REST_ON = ("containers", "names", "volumes")
+"""The tables that say what is exclusive (`decide.fence.targets`)."""
 RETIRE_LOOK_S = 0.05
 RUNNING = ("running", "paused", "restarting")
 State = Literal["returning", "open", "shut"]
@@ -89,6 +92,8 @@ class Fence:
         self._inherited = False
         self._watchdog: Watchdog | None = None
         self._told: tuple[float, tuple[Target, ...], frozenset[int]] | None = None
+        self._known_targets: tuple[list[object], tuple[Target, ...]] = ([], ())
+        self._looks_at = AT_ONCE
         self.state: State = "returning"
         self._retired = False
         self.on_shut: list[Callable[[], None]] = []
@@ -155,12 +160,15 @@ class Fence:
             await woken(self._wake, self._pause_s())
 
     def _renewed(self) -> None:
+        """While all is well there is nothing to look at before the deadline that it waits for already."""
         self._prior = AT_ONCE
         self.tell()
-        self._wake.set()
+        if self.state != "open" or self.deadline < self._looks_at or self._newly_stopped():
+            self._wake.set()
 
     def _pause_s(self) -> float:
-        left_s = self.deadline - asyncio.get_running_loop().time()
+        self._looks_at = self.deadline
+        left_s = self._looks_at - asyncio.get_running_loop().time()
         return max(0.0, left_s) if self.state == "open" else TICK_S
 
     async def _look(self) -> None:
@@ -202,11 +210,14 @@ class Fence:
 
     def _learn_stopped(self) -> None:
         """The watchdog was faster: what it did is as if this process had done it."""
-        stopped = self._watchdog.stopped() if self._watchdog is not None else frozenset()
-        if stopped - self._view.fenced:
+        if stopped := self._newly_stopped():
             self._view.fenced |= stopped
             if self.state == "open":
                 self._shut()
+
+    def _newly_stopped(self) -> frozenset[str]:
+        stopped = self._watchdog.stopped() if self._watchdog is not None else frozenset()
+        return stopped - self._view.fenced
 
     def _shut(self) -> None:
         if self.state == "open":
@@ -265,8 +276,17 @@ class Fence:
     # -- what there is to stop -----------------------------------------------------------------------------------
 
     def _targets(self) -> tuple[Target, ...]:
-        here = {container: _target(seen) for container, seen in self._view.containers.items()}
-        return targets(self._mirror.cluster, here, map(_target, self._view.strays.values()))
+        """Asked at every renewal: decided anew only if a container here, or what the records say of it, is another."""
+        tables = self._mirror.cluster.tables
+        seen = self._view.containers, self._view.strays
+        rests_on = [*map(tables.get, TARGETS_REST_ON), *(one for few in seen for one in few.values())]
+        before, known = self._known_targets
+        if len(before) == len(rests_on) and all(map(is_, before, rests_on)):
+            return known
+        here = {container: _target(one) for container, one in self._view.containers.items()}
+        found = targets(self._mirror.cluster, here, map(_target, self._view.strays.values()))
+        self._known_targets = rests_on, found
+        return found
 
     def _to_kill(self) -> list[Target]:
         running = self._running()

@@ -52,7 +52,11 @@ class Leadership:
             await self._session.held.wait()
             if self._mirror.healthy:
                 await self._round()
-            await woken(self._wake, ROUND_S)
+            await woken(self._wake, self._pause_s())
+
+    def _pause_s(self) -> float | None:
+        """While another host leads there is nothing to do until the records say that it does no more."""
+        return ROUND_S if self.leader in ("", self._host) else None
 
     def _on_batch(self, batch: Batch) -> None:
         if any(change.key.split("/", 1)[0] in FOLLOWED for change in batch.changes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drover.decide.moves import expected_here, just_left
 from drover.decide.overlay import DEFAULT_NETWORK
+from drover.decide.remembered import remembered
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import Spec, parse_spec
@@ -46,7 +47,8 @@ def network_id(cluster: Cluster, ref: str) -> str | None:
     return ref if ref in cluster.networks else None
 
 
-def networks_used(cluster: Cluster, host: str) -> set[str]:
+@remembered("containers", "placements", "moves", "networks", "network_names")
+def networks_used(cluster: Cluster, host: str) -> frozenset[str]:
     """Ids of the cluster networks that containers placed on `host`, about to come there, or just gone from there, are
     on; and the default one, kept for the next."""
     used: set[str] = {DEFAULT_NETWORK} if DEFAULT_NETWORK in cluster.networks else set()
@@ -57,4 +59,4 @@ def networks_used(cluster: Cluster, host: str) -> set[str]:
     moving = [container for container, _ in expected_here(cluster, host)]
     for container in (*moving, *just_left(cluster, host)):
         used.update(networks_of(cluster, container, parse_spec(container.body)))
-    return used
+    return frozenset(used)

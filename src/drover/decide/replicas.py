@@ -40,6 +40,7 @@ from zlib import crc32
 import msgspec
 
 from drover.decide.moves import driver_of, move_of_volume
+from drover.decide.remembered import remembered
 from drover.decide.sentences import count, instant
 from drover.decide.volume_space import is_full
 from drover.model import records as r
@@ -58,6 +59,7 @@ RESTED = 2.0
 Groups = Mapping[str, tuple[str, ...]]
 
 
+@remembered("containers", "volumes")
 def groups(cluster: Cluster) -> Groups:
     """Each volume that some container uses together with others, with all of them: names, sorted."""
     found: dict[str, tuple[str, ...]] = {}
@@ -98,7 +100,8 @@ def _rank(cluster: Cluster, group: tuple[str, ...], host: r.Host, zone: str | No
     return same_zone, missing, full, crc32(f"{group[0]}/{host.name}".encode()), host.name
 
 
-def kept_here(cluster: Cluster, host: str) -> Iterable[tuple[r.Volume, ...]]:
+@remembered("volumes", "containers", "hosts", "alive", "host_facts", "volume_facts", "volume_space", "moves")
+def kept_here(cluster: Cluster, host: str) -> tuple[tuple[r.Volume, ...], ...]:
     """The volumes that `host` should refresh its copy of now and then, those of a group together: not while they move,
     are made anew, or have no space."""
     known = groups(cluster)
@@ -108,7 +111,7 @@ def kept_here(cluster: Cluster, host: str) -> Iterable[tuple[r.Volume, ...]]:
         if reachable and host in keepers(cluster, volume, known) and not paused(cluster, volume, host):
             group = known.get(volume.name, (volume.name,))
             rounds.setdefault((group[0], volume.host, driver_of(cluster, volume)), []).append(volume)
-    return (tuple(sorted(one, key=lambda volume: volume.name)) for one in rounds.values())
+    return tuple(tuple(sorted(one, key=lambda volume: volume.name)) for one in rounds.values())
 
 
 def paused(cluster: Cluster, volume: r.Volume, host: str) -> str:
@@ -150,7 +153,15 @@ def _sources(cluster: Cluster, volume: r.Volume) -> Iterable[str]:
 
 
 def _others(cluster: Cluster, host: str, volume: str) -> list[r.VolumeFacts]:
-    return [facts for facts in cluster.volume_facts.values() if facts.volume == volume and facts.host != host]
+    return [facts for facts in _by_volume(cluster).get(volume, ()) if facts.host != host]
+
+
+@remembered("volume_facts")
+def _by_volume(cluster: Cluster) -> Mapping[str, list[r.VolumeFacts]]:
+    found: dict[str, list[r.VolumeFacts]] = {}
+    for facts in cluster.volume_facts.values():
+        found.setdefault(facts.volume, []).append(facts)
+    return found
 
 
 def first_base(cluster: Cluster, volume: str, source: str, target: str) -> tuple[str, str] | None:

@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from drover.decide.health import host_state
+from drover.decide.remembered import remembered
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import parse_spec
@@ -34,12 +35,13 @@ class Spare(msgspec.Struct, frozen=True):
     container: str
 
 
-def spares(cluster: Cluster, host: str) -> list[Spare]:
+@remembered("containers", "placements", "container_facts", "hosts", "alive", "host_facts", "lost")
+def spares(cluster: Cluster, host: str) -> tuple[Spare, ...]:
     """The images that `host` keeps though no container of its own needs them, in image order."""
     able = _able(cluster)
     users = _users(cluster)
     wanted = [image for image in users if host in _chosen(cluster, users[image], image, able)]
-    return [_spare(users[image][0], image) for image in sorted(wanted)]
+    return tuple(_spare(users[image][0], image) for image in sorted(wanted))
 
 
 def image_hosts(cluster: Cluster, images: Collection[str]) -> dict[str, frozenset[str]]:

@@ -14,7 +14,7 @@ import msgspec
 from drover.model import records as r
 
 R = TypeVar("R", bound=r.Record)
-_EMPTY: Mapping[str, r.Record] = {}
+_EMPTY: Mapping[str, Any] = {}
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Cluster(msgspec.Struct, frozen=True):
     """`tables[table][rest of key]` is a record; `versions[key]` is the revision that last wrote the key."""
 
     revision: int = 0
-    tables: Mapping[str, Mapping[str, r.Record]] = {}
+    tables: Mapping[str, Mapping[str, Any]] = {}
     versions: Mapping[str, int] = {}
 
     def apply(self, revision: int, changes: Iterable[Change]) -> Cluster:
@@ -55,125 +55,124 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.versions.get(record_key, 0)
 
     def rows(self, table: str, kind: type[R]) -> Mapping[str, R]:
-        found: Mapping[str, Any] = self.tables.get(table, _EMPTY)
-        return found
+        return self.tables.get(table, _EMPTY)
 
     @property
     def hosts(self) -> Mapping[str, r.Host]:
-        return self.rows("hosts", r.Host)
+        return self.tables.get("hosts", _EMPTY)
 
     @property
     def alive(self) -> Mapping[str, r.Alive]:
-        return self.rows("alive", r.Alive)
+        return self.tables.get("alive", _EMPTY)
 
     @property
     def lost(self) -> Mapping[str, r.HostLost]:
-        return self.rows("lost", r.HostLost)
+        return self.tables.get("lost", _EMPTY)
 
     @property
     def host_facts(self) -> Mapping[str, r.HostFacts]:
-        return self.rows("host_facts", r.HostFacts)
+        return self.tables.get("host_facts", _EMPTY)
 
     @property
     def containers(self) -> Mapping[str, r.Container]:
-        return self.rows("containers", r.Container)
+        return self.tables.get("containers", _EMPTY)
 
     @property
     def names(self) -> Mapping[str, r.Name]:
-        return self.rows("names", r.Name)
+        return self.tables.get("names", _EMPTY)
 
     @property
     def placements(self) -> Mapping[str, r.Placement]:
-        return self.rows("placements", r.Placement)
+        return self.tables.get("placements", _EMPTY)
 
     @property
     def container_facts(self) -> Mapping[str, r.ContainerFacts]:
         """Keyed `host/container id`."""
-        return self.rows("container_facts", r.ContainerFacts)
+        return self.tables.get("container_facts", _EMPTY)
 
     @property
     def networks(self) -> Mapping[str, r.Network]:
-        return self.rows("networks", r.Network)
+        return self.tables.get("networks", _EMPTY)
 
     @property
     def network_names(self) -> Mapping[str, r.Name]:
-        return self.rows("network_names", r.Name)
+        return self.tables.get("network_names", _EMPTY)
 
     @property
     def network_facts(self) -> Mapping[str, r.NetworkFacts]:
         """Keyed `host/network id`."""
-        return self.rows("network_facts", r.NetworkFacts)
+        return self.tables.get("network_facts", _EMPTY)
 
     @property
     def addresses(self) -> Mapping[str, r.Address]:
         """Keyed `network id/ip`."""
-        return self.rows("addresses", r.Address)
+        return self.tables.get("addresses", _EMPTY)
 
     @property
     def kept_addresses(self) -> Mapping[str, r.KeptAddress]:
         """Keyed `network id/ip`."""
-        return self.rows("kept_addresses", r.KeptAddress)
+        return self.tables.get("kept_addresses", _EMPTY)
 
     @property
     def ports(self) -> Mapping[str, r.Port]:
         """Keyed `host/protocol/port`."""
-        return self.rows("ports", r.Port)
+        return self.tables.get("ports", _EMPTY)
 
     @property
     def service_addresses(self) -> Mapping[str, r.ServiceAddress]:
         """Keyed by address."""
-        return self.rows("service_addresses", r.ServiceAddress)
+        return self.tables.get("service_addresses", _EMPTY)
 
     @property
     def volumes(self) -> Mapping[str, r.Volume]:
-        return self.rows("volumes", r.Volume)
+        return self.tables.get("volumes", _EMPTY)
 
     @property
     def volume_facts(self) -> Mapping[str, r.VolumeFacts]:
         """Keyed `host/volume name`."""
-        return self.rows("volume_facts", r.VolumeFacts)
+        return self.tables.get("volume_facts", _EMPTY)
 
     @property
     def volume_space(self) -> Mapping[str, r.VolumeSpace]:
         """Keyed `host/driver`."""
-        return self.rows("volume_space", r.VolumeSpace)
+        return self.tables.get("volume_space", _EMPTY)
 
     @property
     def moves(self) -> Mapping[str, r.Move]:
         """Keyed by container id, or `volume:NAME`."""
-        return self.rows("moves", r.Move)
+        return self.tables.get("moves", _EMPTY)
 
     @property
     def move_facts(self) -> Mapping[str, r.MoveFacts]:
         """Keyed `host/key of the move`."""
-        return self.rows("move_facts", r.MoveFacts)
+        return self.tables.get("move_facts", _EMPTY)
 
     @property
     def tokens(self) -> Mapping[str, r.Token]:
-        return self.rows("tokens", r.Token)
+        return self.tables.get("tokens", _EMPTY)
 
     @property
     def members(self) -> Mapping[str, r.Member]:
-        return self.rows("members", r.Member)
+        return self.tables.get("members", _EMPTY)
 
     @property
     def apps(self) -> Mapping[str, r.App]:
-        return self.rows("apps", r.App)
+        return self.tables.get("apps", _EMPTY)
 
     @property
     def deployments(self) -> Mapping[str, r.Deployment]:
         """Keyed by application."""
-        return self.rows("deployments", r.Deployment)
+        return self.tables.get("deployments", _EMPTY)
 
     @property
     def app_troubles(self) -> Mapping[str, r.AppTroubles]:
         """Keyed by application."""
-        return self.rows("app_troubles", r.AppTroubles)
+        return self.tables.get("app_troubles", _EMPTY)
 
     @property
     def files(self) -> Mapping[str, r.AppFile]:
         """Keyed `application/file id`."""
-        return self.rows("files", r.AppFile)
+        return self.tables.get("files", _EMPTY)
 
     def facts_of(self, container: str) -> r.ContainerFacts | None:
         """What the container's own host last reported of it; None if it reported nothing (unknown, not absent)."""

@@ -264,6 +264,8 @@ class SimWatchdog:
         self._kill: Sequence[Target] = ()
         self._stopped: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = self._waits_until = AT_ONCE
+        """When it acts, and when its timer looks whether it should."""
 
     def prior_deadline(self) -> float:
         return self._deadline
@@ -273,10 +275,25 @@ class SimWatchdog:
             return
         self._kill = self._kill if kill is None else kill
         self._deadline = AT_ONCE if deadline == NEVER else deadline
+        at = max(asyncio.get_running_loop().time(), deadline + WATCHDOG_GRACE_S)
+        if deadline == NEVER:
+            self.cancel()
+        elif self._timer is None or self._timer.cancelled() or self._waits_until > at:
+            self._wait_until(at)
+        else:
+            self._due = at
+
+    def _wait_until(self, at: float) -> None:
+        """One timer serves many deadlines: each is later than the one before, as long as all is well."""
         self.cancel()
-        if deadline != NEVER:
-            at = max(asyncio.get_running_loop().time(), deadline + WATCHDOG_GRACE_S)
-            self._timer = asyncio.get_running_loop().call_at(at, self._look, at + self.REPEAT_S)
+        self._due = self._waits_until = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._passed)
+
+    def _passed(self) -> None:
+        if self._due > asyncio.get_running_loop().time():
+            self._wait_until(self._due)
+        else:
+            self._look(self._due + self.REPEAT_S)
 
     def stopped(self) -> frozenset[str]:
         return self._stopped
@@ -292,6 +309,7 @@ class SimWatchdog:
     def _look(self, until: float) -> None:
         self._fence()
         again = asyncio.get_running_loop().time() + self.PAUSE_S
+        self._waits_until = NEVER
         self._timer = asyncio.get_running_loop().call_at(again, self._look, until) if again < until else None
 
     def _fence(self) -> None:

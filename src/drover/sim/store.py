@@ -15,7 +15,7 @@ A daemon that is stopped (SIGSTOP) gets no further than to its next effect, here
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from drover.errors import DroverError, Unavailable
@@ -41,11 +41,27 @@ class Running:
             await self.event.wait()
 
 
+class SharedPicture(Cluster, frozen=True):
+    """A picture whose successor is made once for all hosts: each of them would come to an equal one."""
+
+    successors: list[tuple[object, Cluster]] = []
+
+    def apply(self, revision: int, changes: Iterable[Change]) -> Cluster:
+        for known, after in self.successors:
+            if known is changes:
+                return after
+        made = super().apply(revision, changes)
+        after = SharedPicture(made.revision, made.tables, made.versions)
+        self.successors.append((changes, after))
+        return after
+
+
 class SimCluster(MemoryCluster):
-    """The shared state, with elections. `renewed` has when each lease was last renewed."""
+    """The shared state, with elections."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.cluster = SharedPicture(self.cluster.revision)
         self.electing = False
         self._ttls_s: dict[str, float] = {}
 
