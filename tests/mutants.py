@@ -36,7 +36,12 @@ class Mutant(msgspec.Struct, frozen=True):
 
 
 MUTANTS = (
-    Mutant("the fence kills nothing", "agent/fence.py", "            await self._stop()\n", "            pass\n"),
+    Mutant(
+        "the fence kills nothing",
+        "agent/fence.py",
+        '        if self.state == "shut":\n            await self._stop()\n',
+        '        if self.state == "shut":\n            pass\n',
+    ),
     Mutant(
         "the fence is not asked before a start",
         "agent/fence.py",
@@ -70,8 +75,21 @@ MUTANTS = (
     Mutant(
         "the oldest copy is promoted",
         "decide/replicas.py",
-        "found[facts.host] = usable[-1]",
-        "found[facts.host] = usable[0]",
+        "found[facts.host] = max(",
+        "found[facts.host] = min(",
+    ),
+    Mutant(
+        "a copy that broke off counts as complete",
+        "drivers/volumes/fake.py",
+        '        data = b"".join([piece async for piece in stream])\n',
+        '        data = b""\n        try:\n            async for piece in stream:\n                data += piece\n'
+        "        except DroverError:\n            self._snapshots[volume].setdefault(snapshot, {})\n            raise\n",
+    ),
+    Mutant(
+        "an earlier epoch of a container is left running",
+        "decide/converge.py",
+        "        elif here.epoch < placement.epoch:\n            yield",
+        "        elif here.epoch < 0:\n            yield",
     ),
     Mutant(
         "a hand-over forgets the last snapshot",
@@ -192,13 +210,16 @@ MUTANTS = (
 )
 
 
+def source_of(mutant: Mutant) -> str:
+    return (ROOT / "src" / "drover" / mutant.path).read_text()
+
+
 def run(mutant: Mutant) -> str:
     """Make the mutant in a copy, run the tests; the first test that failed, or nothing if it survived."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-        path = source / "drover" / mutant.path
-        text = path.read_text()
+        path, text = source / "drover" / mutant.path, source_of(mutant)
         if text.count(mutant.old) != 1:
             raise SystemExit(f"{mutant.name}: {mutant.path} has {text.count(mutant.old)} of the text, not one")
         path.write_text(text.replace(mutant.old, mutant.new))

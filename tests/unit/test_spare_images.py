@@ -29,7 +29,7 @@ def test_an_image_of_one_host_gets_one_spare_under_the_name_it_was_asked_for() -
     cluster = world(*map(host, HOSTS), using(1, "h3"))
     [keeper] = keepers(cluster)
     assert keeper != "h3"
-    assert spares(cluster, keeper) == [Spare(APP, "app:1", cid(1))]
+    assert spares(cluster, keeper) == (Spare(APP, "app:1", cid(1)),)
     assert image_hosts(cluster, [APP]) == {APP: {"h3", keeper}}
 
 

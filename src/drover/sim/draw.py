@@ -1,13 +1,22 @@
 """`draw(seed)`: a cluster, a workload and a schedule of faults, all from one number.
 
 Every choice is made by one generator in one order, so a seed means the same history on every machine. Faults come in
-bursts: what breaks a cluster is seldom one fault alone.
+bursts: what breaks a cluster is seldom one fault alone. There are two paces:
+
+    pace     a history's faults last   people ask   a burst of faults   volumes
+    dense    40 to 400 s               2 to 10 s    6 to 40 s           are written all the time
+    `slow`   1 to 6 hours              40 to 240 s  90 to 400 s         are written now and then, and some faults last
+                                                                        minutes
+
+Dense histories have faults meet; slow ones have what a cluster gathers in hours: snapshots, history, epochs, leases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+
+import msgspec
 
 from drover.sim.history import Event, History, Shape
 
@@ -16,6 +25,23 @@ VOLUMES = ("data", "logs", "blobs")
 NETWORKS = ("app", "app", "back")
 SCALES = (1.0, 1.0, 1.0, 1.0, 2.0, 5.0)
 SHORTEST_S, LONGEST_S = 40.0, 400.0
+LASTS = (0.3, 1.0, 2.0, 3.0, 4.5, 8.0, 15.0, 40.0)
+"""How long a fault lasts, about, in seconds."""
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Ranges in seconds: how long phase one is, how far apart calls and bursts are on average, how long faults last."""
+
+    phase: tuple[float, float] = (SHORTEST_S, LONGEST_S)
+    calls: tuple[float, float] = (2.0, 10.0)
+    bursts: tuple[float, float] = (6.0, 40.0)
+    lasts: tuple[float, ...] = LASTS
+    rests: bool = False
+    """Volumes are not written all the time."""
+
+
+DENSE = Pace()
+SLOW = Pace((3600.0, 21_600.0), (40.0, 240.0), (90.0, 400.0), (*LASTS, 200.0, 600.0), True)
 FIXED = ("10.44.7.7", "10.44.7.8")
 POLICIES = ("", "", "always", "unless-stopped", "on-failure")
 
@@ -70,19 +96,20 @@ CALLS: dict[str, int] = {
 """What people do, each with its weight."""
 
 
-def draw(seed: int, hosts: int = 0) -> History:
+def draw(seed: int, hosts: int = 0, slow: bool = False) -> History:
     """`hosts` 0: the seed says how many."""
-    random = Random(seed)
+    random, pace = Random(seed), SLOW if slow else DENSE
     count = hosts or random.choice((2, 3, 3, 3, 4, 5))
     members = random.choice([0, *(n for n in (1, 3, 5) if n <= count)])
     shape = Shape(hosts=count, members=members, scale=random.choice(SCALES))
-    heal_at = round(random.uniform(SHORTEST_S, LONGEST_S) * shape.scale**0.5, 2)
-    drawer = _Drawer(random, shape, heal_at)
+    heal_at = round(random.uniform(*pace.phase) * shape.scale**0.5, 2)
+    drawer = _Drawer(random, shape, heal_at, pace)
     return History(seed=seed, shape=shape, heal_at=heal_at, events=tuple(drawer.events()))
 
 
 class _Drawer:
-    def __init__(self, random: Random, shape: Shape, heal_at: float) -> None:
+    def __init__(self, random: Random, shape: Shape, heal_at: float, pace: Pace) -> None:
+        self._pace = pace
         self._random = random
         self._shape = shape
         self._heal_at = heal_at
@@ -91,12 +118,24 @@ class _Drawer:
         self._volumes = VOLUMES[: random.randint(1, len(VOLUMES))]
 
     def events(self) -> list[Event]:
-        random = self._random
-        busy_s, calm_s = random.uniform(2.0, 10.0), random.uniform(6.0, 40.0) * self._shape.scale
+        random, pace = self._random, self._pace
+        busy_s, calm_s = random.uniform(*pace.calls), random.uniform(*pace.bursts) * self._shape.scale
         first = [self._create(round(0.1 + 0.3 * n, 2), name) for n, name in enumerate(self._names)]
         calls = self._times(5.0, busy_s, self._call)
         faults = self._times(10.0, calm_s, self._burst)
-        return sorted([*first, *calls, *faults], key=lambda event: event.at)
+        written = self._times(5.0, pace.calls[1], self._writes) if pace.rests else []
+        return sorted([*first, *calls, *faults, *written], key=lambda event: event.at)
+
+    def _writes(self, at: float) -> list[Event]:
+        """Somebody writes a volume for a while, or stops to: at first all are written."""
+        random = self._random
+        volume, for_s = random.choice(self._volumes), random.choice((5.0, 20.0, 60.0))
+        others = [Event(at=at, kind="idle", host="h1", what=one) for one in self._volumes]
+        return [
+            *others,
+            Event(at=round(at + 0.1, 3), kind="busy", host="h1", what=volume),
+            Event(at=round(at + for_s, 3), kind="idle", host="h1", what=volume),
+        ]
 
     def _times(self, begin_s: float, mean_s: float, draw: Callable[[float], list[Event]]) -> list[Event]:
         """Events at random instants, `mean_s` apart."""
@@ -161,7 +200,7 @@ class _Drawer:
     def _fault(self, at: float) -> Event:
         random, kind = self._random, self._weighted(FAULTS)
         host = random.choice(self._hosts)
-        for_s = round(random.choice((0.3, 1.0, 2.0, 3.0, 4.5, 8.0, 15.0, 40.0)) * random.uniform(0.6, 1.6), 3)
+        for_s = round(random.choice(self._pace.lasts) * random.uniform(0.6, 1.6), 3)
         match kind:
             case "partition":
                 return Event(at=at, kind=kind, what=self._sides(), for_s=for_s)
