@@ -83,7 +83,8 @@ MUTANTS = (
         "drivers/volumes/fake.py",
         '        data = b"".join([piece async for piece in stream])\n',
         '        data = b""\n        try:\n            async for piece in stream:\n                data += piece\n'
-        "        except DroverError:\n            self._snapshots[volume].setdefault(snapshot, {})\n            raise\n",
+        "        except DroverError:\n            self._snapshots[volume].setdefault(snapshot, {})\n"
+        "            raise\n",
     ),
     Mutant(
         "an earlier epoch of a container is left running",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.mutants import MUTANTS, source_of
 
 from drover.sim.draw import CALLS, FAULTS, draw
 from drover.sim.faults import KINDS as FAULT_KINDS
@@ -17,7 +18,6 @@ from drover.sim.history import Event, History, Shape, from_file, to_json
 from drover.sim.play import play
 from drover.sim.shrink import shrink
 from drover.sim.workload import KINDS as CALL_KINDS
-from tests.mutants import MUTANTS, source_of
 
 REGRESSIONS = sorted((Path(__file__).parent.parent / "sim_regressions").glob("*.json"))
 BUDGET = (1, 2, 3, 4, 5, 9, 22, 64, 100)

@@ -279,7 +279,7 @@ class Fence:
         """Asked at every renewal: decided anew only if a container here, or what the records say of it, is another."""
         tables = self._mirror.cluster.tables
         seen = self._view.containers, self._view.strays
-        rests_on = [*map(tables.get, TARGETS_REST_ON), *(one for few in seen for one in few.values())]
+        rests_on: list[object] = [*map(tables.get, TARGETS_REST_ON), *(one for few in seen for one in few.values())]
         before, known = self._known_targets
         if len(before) == len(rests_on) and all(map(is_, before, rests_on)):
             return known

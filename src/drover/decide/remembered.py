@@ -14,37 +14,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from operator import is_
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from drover.model.cluster import Cluster
 
 P = ParamSpec("P")
 T = TypeVar("T")
 MANY = 1_000
-READS: dict[str, frozenset[str]] = {}
-"""The tables that each remembered function reads, by its name."""
+ALL: list[tuple[Callable[..., Any], frozenset[str]]] = []
+"""Every function that is remembered, as it was written, and the tables it reads."""
 
 
 def remembered(*tables: str) -> Callable[[Callable[Concatenate[Cluster, P], T]], Callable[Concatenate[Cluster, P], T]]:
     """For a pure function of a picture, and of hashable arguments, that reads only these tables."""
 
     def decorate(function: Callable[Concatenate[Cluster, P], T]) -> Callable[Concatenate[Cluster, P], T]:
-        READS[function.__name__] = frozenset(tables)
+        ALL.append((function, frozenset(tables)))
         last: dict[Any, tuple[list[Any], T]] = {}
 
         @wraps(function)
         def asked(cluster: Cluster, *args: P.args, **kwargs: P.kwargs) -> T:
             now = [cluster.tables.get(table) for table in tables]
-            known = last.get(args)
-            if known is not None and not kwargs and all(map(is_, known[0], now)):
+            key = (*args, *kwargs.values())
+            known = last.get(key)
+            if known is not None and all(map(is_, known[0], now)):
                 return known[1]
             answer = function(cluster, *args, **kwargs)
             if len(last) >= MANY:
                 last.clear()
-            if not kwargs:
-                last[args] = now, answer
+            last[key] = now, answer
             return answer
 
-        return asked
+        return cast(Callable[Concatenate[Cluster, P], T], asked)
 
     return decorate

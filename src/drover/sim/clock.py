@@ -2,7 +2,8 @@
 
 When every task waits, the clock jumps to the next timer. Production code under test uses `asyncio.sleep` and
 `loop.time()` as usual; hours of a cluster's life take seconds, and two runs take the same steps in the same order.
-Real sockets and threads do not belong here and are never looked at: a loop with nothing left to wait for raises `Deadlock`.
+Real sockets and threads do not belong here and are never looked at: a loop with nothing left to wait for raises
+`Deadlock`.
 """
 
 from __future__ import annotations
@@ -76,15 +77,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         handle = _Handle(callback, args, context or copy_context(), 0.0)
         self._due.append(handle)
         return handle
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
         return self.call_at(self._virtual + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
         handle = _Handle(callback, args, context or copy_context(), when)
         heappush(self._timers, (when, next(self._numbers), handle))
         return handle

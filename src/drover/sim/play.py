@@ -105,7 +105,8 @@ class _Game:
 
     def _after_each(self) -> None:
         """After each round of callbacks: many a second, so what did not change is not looked at."""
-        assert self.world is not None and self._loop is not None
+        assert self.world is not None
+        assert self._loop is not None
         self.world.eye.check()
         now = self._loop.time()
         self._rounds += 1

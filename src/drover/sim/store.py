@@ -18,6 +18,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from drover.errors import DroverError, Unavailable
 from drover.model.cluster import Change, Cluster
 from drover.store.memory import MemoryCluster, MemoryLease, MemoryStore
@@ -44,7 +46,7 @@ class Running:
 class SharedPicture(Cluster, frozen=True):
     """A picture whose successor is made once for all hosts: each of them would come to an equal one."""
 
-    successors: list[tuple[object, Cluster]] = []
+    successors: list[tuple[object, Cluster]] = msgspec.field(default_factory=list)
 
     def apply(self, revision: int, changes: Iterable[Change]) -> Cluster:
         for known, after in self.successors:

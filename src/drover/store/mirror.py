@@ -253,7 +253,8 @@ def difference(old: Cluster, new: Cluster) -> tuple[Change, ...]:
 
 def _at(cluster: Cluster, key: str) -> Record:
     table, _, rest = key.partition("/")
-    return cluster.tables[table][rest]
+    found: Record = cluster.tables[table][rest]
+    return found
 
 
 def _call(callback: OnBatch, batch: Batch) -> None:
