@@ -131,13 +131,13 @@ def test_a_demotion_and_a_resynchronisation_are_cut(accident: Accident, side: st
         await accident(old if side == "old" else new)
         await world.until(lambda: at_rest(world, db) and "h3" in world.cluster.alive, 90)
         epoch = world.cluster.volumes["data"].epoch
-        await world.until(lambda: _has_copy_of(world, epoch), 90)
+        await world.until(lambda: has_copy_of(world, epoch), 90)
         assert old.disk.live_epoch("data") == (epoch if world.where(db) == ["h3"] else 0)
 
     play(scene)
 
 
-def _has_copy_of(world: World, epoch: int) -> bool:
+def has_copy_of(world: World, epoch: int) -> bool:
     """Whether another host than the holder has a snapshot of this epoch."""
     holder = world.cluster.volumes["data"].host
     facts = [one for one in world.cluster.volume_facts.values() if one.host != holder]
@@ -177,7 +177,7 @@ def test_leaving_is_cut(accident: Accident, side: str, instant_s: float) -> None
         await accident(world.hosts["h3"] if side == "h3" else keeper(world))
         await world.until(lambda: at_rest(world, db) and world.cluster.host_of(db) != "h3", 120)
         await world.until(lambda: "h3" in world.cluster.alive, 60)
-        await world.until(lambda: _removed(world), 60)
+        await world.until(lambda: removed(world), 60)
         await world.hosts["h3"].kill_daemon()
         await asyncio.sleep(10)
         assert at_rest(world, db)
@@ -186,7 +186,7 @@ def test_leaving_is_cut(accident: Accident, side: str, instant_s: float) -> None
     play(scene)
 
 
-def _removed(world: World) -> bool:
+def removed(world: World) -> bool:
     try:
         gone = decide_removal(world.cluster, "h3", force=False, leaving=True)
     except DroverError:

@@ -32,13 +32,17 @@ FAR_S = 1e9
 
 
 class Running:
-    """Whether a host's daemon may do anything: while it is stopped, every effect waits."""
+    """Whether a host's daemon may do anything: while it is stopped, every effect waits. `on_effect` is called on either
+    side of each: before it is carried out, and before the daemon hears of it."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.event.set()
+        self.on_effect: Callable[[], None] | None = None
 
     async def passed(self) -> None:
+        if self.on_effect is not None:
+            self.on_effect()
         while not self.event.is_set():
             await self.event.wait()
 
