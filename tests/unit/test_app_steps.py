@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
 from app_world import LeaderDied, World, web
-from cluster_factory import host
+from cluster_factory import container, host
 
-from drover.decide.app_changes import remove_draft, scale_draft
+from drover.decide.app_changes import remove_draft, scale_draft, start_draft
 from drover.decide.app_plan import plan
 from drover.decide.app_steps import files_of, steps
 from drover.decide.app_view import apps_view
+from drover.decide.apps import instances, verdict
 from drover.decide.recover import relocations
 from drover.errors import Conflict, Invalid, NotFound
 from drover.manifest.app import read_app
 from drover.model import records as r
+from drover.model.apps import Trouble
 from drover.model.cluster import Cluster, delete, put
 
 
@@ -303,3 +306,89 @@ def test_a_network_left_by_hand_is_joined_again() -> None:
     world.write(put(r.key("containers", record.id), msgspec.structs.replace(record, attachments={})))
     world.run()
     assert list(world.cluster.containers[record.id].attachments) == ["shop_b"]
+
+
+# -- what is rare ------------------------------------------------------------------------------------------------------
+
+
+def test_external_volumes_must_be_there() -> None:
+    with pytest.raises(NotFound, match="volume data is external, and is not there"):
+        World().deploy({"web": web()}, volumes={"data": {"name": "data", "external": True}})
+
+
+def test_a_file_that_is_there_is_not_written_again() -> None:
+    world = World()
+    config = {"configs": {"motd": {"content": "hello"}}}
+    world.deploy({"web": web()}, **config)
+    files = dict(world.cluster.files)
+    assert len(files) == 1
+    written = {key: world.cluster.version(f"files/{key}") for key in files}
+    world.deploy({"web": web(replicas=2)}, **config)
+    assert dict(world.cluster.files) == files
+    assert {key: world.cluster.version(f"files/{key}") for key in files} == written
+
+
+def test_only_what_was_never_started_is_started_without_being_asked() -> None:
+    world = World()
+    world.deploy({"web": web(replicas=1)})
+    world.run()
+    identity = instances(world.cluster, "shop")[0].container.id
+    assert world.cluster.containers[identity].desired == "running"
+    assert start_draft(world.cluster, identity).changes == ()
+    assert start_draft(world.cluster, "gone").changes == ()
+
+
+def test_the_plan_says_what_stays_as_it_is_and_what_is_not_there() -> None:
+    world = World()
+    body = json.dumps({"Name": "shop_data", "DriverOpts": {"interval": "9s"}})
+    world.write(put(r.key("volumes", "shop_data"), r.Volume(name="shop_data", body=body)))
+    top = {"volumes": {"data": {}}, "networks": {"front": {"name": "front", "external": True}}}
+    found = plan(world.cluster, read_app({"services": {"web": web(replicas=1)}, **top}, "shop", {}).app)
+    said = {one.name: one for one in found.entries}
+    assert said["front"].impossible
+    assert said["front"].why == "external, and not there"
+    assert said["shop_data"].change == "keep"
+    assert "with other settings, and stays as it is" in said["shop_data"].why
+
+
+def test_the_plan_says_when_a_job_runs() -> None:
+    job = {"tick": web("task", 1) | {"x-drover": {"schedule": "5 4 * * *", "timezone": "Europe/Berlin"}}}
+    found = plan(World().cluster, read_app({"services": job}, "shop", {}).app)
+    assert [(one.kind, one.name, one.why) for one in found.entries if one.kind == "job"] == [
+        ("job", "shop-tick", "runs at 5 4 * * * (Europe/Berlin)")
+    ]
+
+
+def test_a_network_that_could_not_be_made_says_why() -> None:
+    world = World()
+    world.deploy({"web": web(replicas=1)})
+    trouble = Trouble("no subnet is free", 1, world.now, "")
+    troubles = r.AppTroubles(app="shop", troubles={"network/shop_default": trouble})
+    world.write(put(r.key("app_troubles", "shop"), troubles))
+    assert "network shop_default: no subnet is free" in str(world.view())
+
+
+def test_what_a_container_does_in_words() -> None:
+    world = World()
+    world.deploy({"web": web(replicas=1), "always": web(replicas=1) | {"restart": "always"}})
+    world.run()
+    other = container(77, "bystander", "h1")
+    world.write(*other)
+    one = next(one for one in instances(world.cluster, "shop") if one.service == "web")
+    again = next(one for one in instances(world.cluster, "shop") if one.service == "always")
+    assert {found.container.name for found in instances(world.cluster, "shop")} == {"shop-web-1", "shop-always-1"}
+
+    def says(identity: str, **facts: Any) -> str:
+        world.facts(identity, **facts)
+        return next(v.why for i in instances(world.cluster, "shop") if i.container.id == identity for v in [judged(i)])
+
+    def judged(found: Any) -> Any:
+        return verdict(world.cluster, found)
+
+    on = world.cluster.placements[one.container.id].host
+    assert says(one.container.id, state="restarting", exit_code=7) == f"keeps ending on {on}, last with exit code 7"
+    on = world.cluster.placements[again.container.id].host
+    ended = f"ended on {on} with exit code 2, and is started again"
+    assert says(again.container.id, state="exited", exit_code=2) == ended
+    refused = r.Answer(number=again.container.order.number, status=409, message="its port is taken")
+    assert says(again.container.id, answer=refused) == f"could not be started on {on}: its port is taken"

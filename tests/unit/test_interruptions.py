@@ -24,7 +24,7 @@ from drover.sim import clock
 from drover.sim.host import SimHost
 from drover.sim.world import LEASE_S, World
 
-AWAY_S = 1.0
+AWAY_S, LOST_S = 1.0, 2.5 * LEASE_S
 STEPS = 400
 """No sequence has more: one that goes round and round would never be done with."""
 Ends = Callable[[], object]
@@ -95,13 +95,21 @@ async def move(world: World, side: str) -> tuple[SimHost, Ends]:
     return world.hosts["h3"] if side == "old" else target, ends
 
 
-class Cut:
-    """Counts what a host does, and kills its daemon at one of them."""
+async def start(world: World, side: str) -> tuple[SimHost, Ends]:
+    """A container with a volume is created and started."""
+    await asyncio.sleep(2.0)
+    db = world.run("db", "h3", body=VOLUME)
+    return world.hosts["h3"], lambda: at_rest(world, db)
 
-    def __init__(self, world: World, host: SimHost, at: int) -> None:
+
+class Cut:
+    """Counts what a host does, and at one of them has its daemon die, or stop for so long that others take over."""
+
+    def __init__(self, host: SimHost, at: int, dies: bool) -> None:
         self.count = 0
         self._at = at
         self._host = host
+        self._dies = dies
         self._task: asyncio.Task[None] | None = None
         host.running.on_effect = self._effect
 
@@ -109,7 +117,7 @@ class Cut:
         self.count += 1
         if self.count == self._at:
             self._host.stop()  # nothing of it goes on from here
-            self._task = asyncio.create_task(self._die())
+            self._task = asyncio.create_task(self._die() if self._dies else self._sleep())
 
     async def _die(self) -> None:
         self._host.running.on_effect = None
@@ -118,13 +126,18 @@ class Cut:
         await asyncio.sleep(AWAY_S)
         await self._host.start_daemon()
 
+    async def _sleep(self) -> None:
+        self._host.running.on_effect = None
+        await asyncio.sleep(LOST_S)
+        self._host.cont()
+
     async def over(self) -> None:
         self._host.running.on_effect = None
         if self._task is not None:
             await self._task
 
 
-def played(sequence: Sequence, side: str, at: int) -> int:
+def played(sequence: Sequence, side: str, at: int, dies: bool = True) -> int:
     """How many effects the host had until the sequence was at its end, or until it was cut."""
     count = 0
 
@@ -133,7 +146,7 @@ def played(sequence: Sequence, side: str, at: int) -> int:
         world = World(replicating=True)
         await world.start(absent=("h3",) if sequence is join else ())
         host, ends = await sequence(world, side)
-        cut = Cut(world, host, at)
+        cut = Cut(host, at, dies)
         await world.until(ends, 120)
         count = cut.count
         await cut.over()
@@ -175,3 +188,12 @@ def test_cut_on_either_side_of_every_step(sequence: Sequence, side: str) -> None
     assert 10 < whole < STEPS
     for at in range(1, whole + 1):
         assert played(sequence, side, at) >= at, f"it was not cut at step {at}"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("unlogged")
+@pytest.mark.parametrize("sequence", [start, promotion, move], ids=lambda one: one.__name__)
+def test_stopped_on_either_side_of_every_step_until_it_counts_as_lost(sequence: Sequence) -> None:
+    """SIGSTOP, for longer than a lease: what it was about to do must not happen when it goes on."""
+    for at in range(1, played(sequence, "new", at=0) + 1):
+        assert played(sequence, "new", at, dies=False) >= at, f"it was not stopped at step {at}"

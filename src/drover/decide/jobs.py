@@ -65,7 +65,7 @@ def advance_job(scene: JobScene, runs: tuple[Run, ...], next_due: float) -> JobA
     runs = tuple(_looked_at(scene, run) for run in runs)
     if not next_due or next_due > scene.now:
         next_due = next_time(schedule, scene.now)  # what it was, unless the schedule has changed
-    elif scene.now >= next_due:
+    else:
         runs, next_due = _due(schedule, runs, next_due), next_time(schedule, scene.now)
     kept = _kept(runs, schedule.keep)
     return JobAdvance(kept, next_due, (*_made(scene, kept), *_cleared(scene, kept)))
