@@ -392,3 +392,18 @@ def test_what_a_container_does_in_words() -> None:
     assert says(again.container.id, state="exited", exit_code=2) == ended
     refused = r.Answer(number=again.container.order.number, status=409, message="its port is taken")
     assert says(again.container.id, answer=refused) == f"could not be started on {on}: its port is taken"
+
+
+def test_a_surplus_container_that_was_stopped_is_being_removed() -> None:
+    world = World()
+    world.deploy({"web": web(replicas=2)})
+    world.run()
+    last = next(one for one in instances(world.cluster, "shop") if one.container.name == "shop-web-2")
+    stopped = msgspec.structs.replace(last.container, desired="stopped")
+    world.write(put(r.key("containers", last.container.id), stopped))
+    world.facts(last.container.id, state="exited", exit_code=137)
+    assert "by somebody" in str(world.view())
+    world.deploy({"web": web(replicas=1)})
+    said = {one["name"]: one["says"] for one in world.service("web")["containers"]}
+    assert said["shop-web-2"] == f"is being removed from {last.host}"
+    assert said["shop-web-1"].startswith("runs on ")

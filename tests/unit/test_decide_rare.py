@@ -6,7 +6,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from cluster_factory import MIB, address, cid, container, host, host_config, network, three, volume, without, world
+from cluster_factory import (
+    MIB,
+    address,
+    cid,
+    container,
+    host,
+    host_config,
+    network,
+    three,
+    volume,
+    wanted,
+    without,
+    world,
+)
 
 from drover.decide import claims, doctor, fills, moves, overlay, ports, rebalance, replicas, volume_health
 from drover.decide import steps as s
@@ -15,6 +28,7 @@ from drover.decide.attached import networks_used
 from drover.decide.backups import backup_due
 from drover.decide.converge import Seen, SeenHere, converge
 from drover.decide.fence import holds_claims
+from drover.decide.fit import fact, question, refusal
 from drover.decide.fit_machine import low, rounded_free, too_small
 from drover.decide.happenings import happenings
 from drover.decide.removal import container_removal
@@ -27,6 +41,7 @@ from drover.model.spec import parse_spec
 
 NET = "b" * 64
 NOW = 1_700_000_100.0
+FIRST, LAST = "0000000001-001700000000000", "0000000001-001700000050000"
 
 
 def placed(number: int, on: str) -> Change:
@@ -61,7 +76,7 @@ def test_a_refused_create_is_kept_for_who_asked_and_then_forgotten() -> None:
 
 @pytest.mark.parametrize("kind", ["rollback", "import"])
 def test_a_volume_that_is_being_filled_is_filled_first(kind: Any) -> None:
-    fill = r.Fill(kind=kind, snapshot="0000000001-1")
+    fill = r.Fill(kind=kind, snapshot=FIRST)
     body = host_config(Binds=["data:/data"])
     cluster = three(container(1, "db", "h1", body), [held("data", "h1", filling=fill)])
     plan = converge(cluster, "h1", Seen(containers={}), NOW)
@@ -69,6 +84,21 @@ def test_a_volume_that_is_being_filled_is_filled_first(kind: Any) -> None:
     assert not any(isinstance(step, s.CreateContainer) for step in plan.steps)
     alone = without(cluster, r.key("containers", cid(1)), r.key("placements", cid(1)))
     assert (s.FillVolume("data") in converge(alone, "h1", Seen(containers={}), NOW).steps) == (kind != "import")
+
+
+def test_a_container_waits_for_a_volume_that_is_elsewhere() -> None:
+    cluster = three(container(1, "db", "h1", host_config(Binds=["data:/data"])), volume("data", "h2"))
+    plan = converge(cluster, "h1", Seen(containers={}), NOW)
+    assert plan.steps == ()
+    assert [wait.sentence for wait in plan.waits] == ["volume data is on h2: it has to come here first"]
+
+
+def test_a_live_volume_is_limited_to_its_size() -> None:
+    cluster = three([held("data", "h1", size_bytes=MIB)])
+    seen = Seen(containers={}, volumes={"data": 1}, live={"data": 1})
+    assert converge(cluster, "h1", seen, NOW).steps == (s.LimitVolume("data"),)
+    limited = msgspec.structs.replace(seen, limits={"data": MIB})
+    assert converge(cluster, "h1", limited, NOW).steps == ()
 
 
 def test_steps_and_actions_say_what_they_are_about() -> None:
@@ -190,7 +220,7 @@ def test_a_move_whose_ground_is_gone_is_given_up() -> None:
 
 
 def test_a_hand_over_without_a_placement_passes_the_volumes() -> None:
-    record = moving("stopped", container="", final={"data": "0000000001-2"})
+    record = moving("stopped", container="", final={"data": LAST})
     key = moves.volume_key("data")
     cluster = three([held("data", "h1"), put(r.key("moves", key), record)])
     handed = moves.hand_over(cluster, key, NOW)
@@ -239,7 +269,7 @@ def test_what_is_nowhere_or_on_its_way_is_not_moved() -> None:
 
 
 def test_a_volume_is_not_made_anew_at_an_odd_moment() -> None:
-    fill = r.Fill(kind="rollback", snapshot="0000000001-1")
+    fill = r.Fill(kind="rollback", snapshot=FIRST)
     cluster = three([held("data", "h1"), held("new", "")])
     assert fills.filled(cluster, "data", fill) is None
     assert fills.filled(cluster, "gone", fill) is None
@@ -247,6 +277,14 @@ def test_a_volume_is_not_made_anew_at_an_odd_moment() -> None:
         fills.existing(cluster, "new")
     with pytest.raises(NotFound):
         fills.existing(cluster, "gone")
+    there = facts_of("data", "h1", driver="fake", snapshots=(FIRST,))
+    key = moves.volume_key("data")
+    going = cluster.apply(2, [there, put(r.key("moves", key), moving("copying", container=""))])
+    with pytest.raises(Conflict, match="volume data is being moved"):
+        fills.rollback(going, "data", FIRST, NOW)
+    seen_everywhere = cluster.apply(2, [there, *host("h1", facts={"synchronous_drivers": ("fake",)})])
+    with pytest.raises(Conflict, match="its driver fake could not keep what it holds now"):
+        fills.rollback(seen_everywhere, "data", FIRST, NOW)
 
 
 def test_no_copies_are_kept_of_what_every_host_sees() -> None:
@@ -290,6 +328,14 @@ def test_a_disk_is_judged_by_what_was_reported() -> None:
     assert low(0, 0, "/") == low(100 * MIB, 100 * MIB, "/") == ""
 
 
+def test_every_host_runs_linux_and_an_empty_limit_is_none() -> None:
+    views = HostViews.of(three())
+    assert fact(views.hosts["h1"], "os") == "linux"
+    without_limit = wanted(three(), body={"Labels": {"drover.max_per_host": ""}})
+    asked = question(three(), views, without_limit, frozenset())
+    assert [refusal(view, asked) for view in views.hosts.values()] == [None, None, None]
+
+
 def test_only_what_takes_room_is_moved_to_balance() -> None:
     ended = container(1, "job", "h1", state="exited", answer=r.Answer(number=9))
     record = r.Container(id=cid(1), name="job", body="{}", desired="running")
@@ -326,6 +372,7 @@ def test_what_is_no_news_is_no_event() -> None:
     assert told(cluster, put(r.key("lost", "h1"), r.HostLost(host="h1", at=NOW + 1))) == []
     assert told(cluster, put(r.key("host_facts", "h9"), r.HostFacts(host="h9"))) == []
     assert told(cluster, placed(1, "h1")) == []
+    assert told(cluster, delete(r.key("members", "h1"))) == ["host h1 runs no member of the store any more"]
     assert told(cluster, delete(r.key("container_facts", "h1", cid(1)))) == []
     assert told(cluster, put(r.key("moves", cid(1)), moving("stopping"))) == []
     assert told(cluster, held("data", "h1", note="as it was")) == []

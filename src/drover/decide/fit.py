@@ -187,12 +187,10 @@ def _breaks(view: HostView, expression: Expression) -> str:
 
 def _platform(view: HostView, asked: Question) -> str | None:
     platform = asked.wanted.platform
-    if not platform or view.facts is None:
-        return None
     system, wanted = _split_platform(platform)
     if system != "linux":
         return f"runs linux, platform {platform} asked"
-    has = architecture(view.facts.arch)
+    has = architecture(view.facts.arch) if view.facts is not None else ""
     return None if wanted in ("", has) else f"is {has or 'of unknown architecture'}, platform {platform} asked"
 
 
