@@ -22,7 +22,8 @@ SIM = "tests/unit/test_sim_histories.py"
 RECOVERY = "tests/unit/test_sim_recovery.py"
 MOVES = "tests/unit/test_move_cuts.py"
 CUTS = "tests/unit/test_sequence_cuts.py"
-TESTS = (RECOVERY, MOVES, CUTS, SIM)
+INTERRUPTIONS = "tests/unit/test_interruptions.py"
+TESTS = (RECOVERY, SIM, MOVES, CUTS, INTERRUPTIONS)
 DEADLINE_S = 400
 
 

@@ -32,6 +32,11 @@ def test_every_promise_holds(seed: int) -> None:
     assert outcome.virtual_s > draw(seed).heal_at
 
 
+def test_what_failed_is_written_down() -> None:
+    assert len(REGRESSIONS) >= 6
+    assert all(from_file(path).found for path in REGRESSIONS)
+
+
 @pytest.mark.parametrize("path", REGRESSIONS, ids=lambda path: path.stem)
 def test_what_once_failed_holds(path: Path) -> None:
     assert play(from_file(path)).broken == ""

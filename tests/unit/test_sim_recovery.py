@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from drover.decide import recover
+from drover.errors import Unavailable
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.sim import clock
@@ -227,6 +228,36 @@ def test_an_engine_that_is_silent_keeps_its_containers_and_they_are_not_moved() 
         assert {world.cluster.host_of(one) for one in made} == {"h3"}
         world.hosts["h3"].engine.down = False
         await settled(world, *made)
+
+    play(scene)
+
+
+def test_a_host_cut_off_fences_itself_and_leaves_nothing_to_its_watchdog() -> None:
+    async def scene(world: World) -> None:
+        _, db, store = await three(world)
+        world.hosts["h3"].cut()
+        await world.until(lambda: not world.where(store) and "h3" not in world.where(db), 10)
+        assert world.eye.ends[store] == ("h3", "the order `kill`")
+
+    play(scene)
+
+
+def test_nothing_is_started_on_a_host_cut_off_whoever_asks() -> None:
+    """The last gate, for a step that began while all was well and comes to its start too late."""
+
+    async def scene(world: World) -> None:
+        _, _, store = await three(world)
+        h3 = world.hosts["h3"]
+        engine_id = h3.agent.view.containers[store].engine_id
+        h3.cut()
+        await world.until(lambda: not world.where(store), 10)
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="nothing is started"):
+                await h3.agent.actor.start_engine(engine_id, "start")
+            assert world.where(store) == []
+            await asyncio.sleep(1)
+        h3.heal()
+        await settled(world, store)
 
     play(scene)
 
