@@ -43,8 +43,8 @@ log = structlog.get_logger("drover.agent.fence")
 TICK_S = 0.25
 """How often it looks while it is not open."""
 KILL_DEADLINE_S = 1.0
-TARGETS_REST_ON = ("containers", "names", "volumes")
-"""The tables that say what is exclusive (`decide.fence.targets`)."""
+TARGETS_REST_ON = ("containers", "names", "volumes", "networks")
+"""The tables that say what is exclusive (`decide.fence.targets`), and the numbers of networks."""
 RETIRE_LOOK_S = 0.05
 RUNNING = ("running", "paused", "restarting")
 State = Literal["returning", "open", "shut"]
@@ -92,7 +92,7 @@ class Fence:
         self._inherited = False
         self._watchdog: Watchdog | None = None
         self._told: tuple[float, tuple[Target, ...], frozenset[int]] | None = None
-        self._known_targets: tuple[list[object], tuple[Target, ...]] = ([], ())
+        self._known: tuple[list[object], tuple[Target, ...], frozenset[int]] = ([], (), frozenset())
         self._looks_at = AT_ONCE
         self.state: State = "returning"
         self._retired = False
@@ -142,7 +142,7 @@ class Fence:
         if not self._view.known or self._knows_less():
             self._watchdog.tell(self.deadline, None, None)
             return
-        told = self.deadline, self._targets(), frozenset(self._vnis())
+        told = self.deadline, *self._exclusive()
         if told != self._told:
             self._told = told
             self._watchdog.tell(*told)
@@ -276,17 +276,21 @@ class Fence:
     # -- what there is to stop -----------------------------------------------------------------------------------
 
     def _targets(self) -> tuple[Target, ...]:
-        """Asked at every renewal: decided anew only if a container here, or what the records say of it, is another."""
-        tables = self._mirror.cluster.tables
-        seen = self._view.containers, self._view.strays
-        rests_on: list[object] = [*map(tables.get, TARGETS_REST_ON), *(one for few in seen for one in few.values())]
-        before, known = self._known_targets
-        if len(before) == len(rests_on) and all(map(is_, before, rests_on)):
-            return known
-        here = {container: _target(one) for container, one in self._view.containers.items()}
-        found = targets(self._mirror.cluster, here, map(_target, self._view.strays.values()))
-        self._known_targets = rests_on, found
-        return found
+        return self._exclusive()[0]
+
+    def _exclusive(self) -> tuple[tuple[Target, ...], frozenset[int]]:
+        """Containers and networks. Asked at every renewal: decided anew only if one of those here, or what the records
+        say of them, is another."""
+        view, tables = self._view, self._mirror.cluster.tables
+        rests_on: list[object] = [*map(tables.get, TARGETS_REST_ON), *view.networks]
+        rests_on += [*view.containers.values(), None, *view.strays.values()]
+        before, found, vnis = self._known
+        if len(before) != len(rests_on) or not all(map(is_, before, rests_on)):
+            here = {container: _target(one) for container, one in view.containers.items()}
+            found = targets(self._mirror.cluster, here, map(_target, view.strays.values()))
+            vnis = frozenset(self._vnis())
+            self._known = rests_on, found, vnis
+        return found, vnis
 
     def _to_kill(self) -> list[Target]:
         running = self._running()
