@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from cluster_factory import host, volume, without, world
+from cluster_factory import container, host, volume, without, world
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,6 +104,25 @@ def test_what_a_promotion_may_lose_is_said() -> None:
     taken = replicas.successor(lost, lost.volumes["data"])
     assert isinstance(taken, r.Volume)
     assert taken.note.startswith("at most 3 seconds of writes are lost: h2 has it as of ")
+
+
+def test_what_is_lost_counts_from_the_snapshot_that_is_taken() -> None:
+    """Volumes that one container uses go back together: of `data` an older snapshot is taken than the newest here, and
+    that the newest was still equal later says nothing of it."""
+    body = {"HostConfig": {"Binds": ["data:/data", "logs:/logs"]}}
+    logs = r.VolumeFacts(volume="logs", host="h2", driver="btrfs", snapshots=(snap(5),))
+    cluster = scene(
+        has("h2", snap(4), snap(60), synced_at=T0 + 90),
+        volume("logs", "h1"),
+        [put(r.key("volume_facts", "h2", "logs"), logs)],
+        container(1, "db", "h1", body),
+        [put("lost/h1", r.HostLost(host="h1", at=T0 + 100))],
+    )
+    lost = without(cluster, "alive/h1")
+    taken = replicas.successor(lost, lost.volumes["data"])
+    assert isinstance(taken, r.Volume)
+    assert taken.snapshot == snap(4)
+    assert taken.note.startswith("at most 96 seconds of writes are lost")
 
 
 def test_without_a_copy_nobody_takes_over() -> None:

@@ -244,9 +244,11 @@ def _round_of(cluster: Cluster, together: list[r.Volume], host: str) -> float:
 
 def _loss(cluster: Cluster, volume: r.Volume, host: str, snapshot: str) -> str:
     """What a promotion may lose: `at most 3 seconds of writes are lost: h2 has it as of 12:00:00 UTC`; it is longer ago
-    where nobody noted when the holder was lost."""
+    where nobody noted when the holder was lost. That a copy was found equal later says something of its newest snapshot
+    only: another is taken where volumes go together."""
     facts, lost = cluster.volume_facts.get(f"{host}/{volume.name}"), cluster.lost.get(volume.host)
-    equal_at = max(taken_at(snapshot), facts.synced_at if facts else 0.0)
+    newest = facts is not None and facts.snapshots[-1:] == (snapshot,)
+    equal_at = max(taken_at(snapshot), facts.synced_at if facts is not None and newest else 0.0)
     known = f"{host} has it as of {instant(equal_at)}"
     if lost is None:
         return f"what was written after that is lost: {known}"
