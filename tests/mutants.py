@@ -194,8 +194,8 @@ MUTANTS = (
     Mutant(
         "a new daemon kills what it does not know",
         "agent/fence.py",
-        "        return self._inherited and not self._mirror.cluster.revision",
-        "        return False",
+        "        return not self._mirror.cluster.revision\n",
+        "        return False\n",
     ),
     Mutant(
         "a conflict is not waited out",

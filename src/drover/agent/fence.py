@@ -89,7 +89,6 @@ class Fence:
         self._network = network
         self._wake = asyncio.Event()
         self._prior = AT_ONCE
-        self._inherited = False
         self._watchdog: Watchdog | None = None
         self._told: tuple[float, tuple[Target, ...], frozenset[int]] | None = None
         self._known: tuple[list[object], tuple[Target, ...], frozenset[int]] = ([], (), frozenset())
@@ -107,9 +106,8 @@ class Fence:
         self._watchdog = watchdog
         latest = asyncio.get_running_loop().time() + self._session.self_fence_s
         self._prior = min(watchdog.prior_deadline(), latest)
-        self._inherited = self._prior > AT_ONCE
         self._view.fenced = set(watchdog.stopped())
-        if self._inherited:
+        if self._prior > AT_ONCE:
             watchdog.tell(self._prior, None, None)
 
     # -- what the agent asks -------------------------------------------------------------------------------------
@@ -297,9 +295,10 @@ class Fence:
         return [target for target in self._targets() if target.engine_id in running]
 
     def _knows_less(self) -> bool:
-        """Whether the watchdog has the better list: this daemon has read no record yet, and the one before had told
-        what holds claims. To know of none would mean to kill all."""
-        return self._inherited and not self._mirror.cluster.revision
+        """Whether this daemon has read no record yet: to know of none would mean to kill all. What holds claims the one
+        before has told the watchdog, which sees to it. If nobody told, the machine has booted, or nothing was left that
+        needs a lease: what runs was started by the engine, which starts no claim holder."""
+        return not self._mirror.cluster.revision
 
     def _running(self) -> set[str]:
         everything = (*self._view.containers.values(), *self._view.strays.values())

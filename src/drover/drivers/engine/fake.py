@@ -83,13 +83,15 @@ class FakeEngine:
         self._failures[method].append(error)
 
     def reboot(self) -> None:
-        """A power cut of the host, and its engine up again."""
-        for container in list(self._containers.values()):
+        """A power cut of the host, and its engine up again: no process is left when the first one begins."""
+        ran = [one for one in self._containers.values() if one.running or one.state == "restarting"]
+        for container in self._containers.values():
             container.cancel_timer()
-            if container.running or container.state == "restarting":
-                self._ended(container, 255)
-                if container.policy[0] in ("always", "unless-stopped"):
-                    self._run(container)
+        for container in ran:
+            self._ended(container, 255)
+        for container in ran:
+            if container.policy[0] in ("always", "unless-stopped"):
+                self._run(container)
 
     def peek(self, engine_ref: str) -> FakeContainer | None:
         """A container's inside, by engine id or name."""
