@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both do all their own set-up.
 PY := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-.PHONY: setup check test proofs proof soak lab demo bench faults docs conformance matrix chaos clean
+.PHONY: setup check test proofs proof soak lab demo bench faults docs conformance matrix chaos clean fuzz scale
 
 setup: .venv/.done ## the virtual environment and the system packages
 	@tools/system-packages
@@ -44,6 +44,12 @@ matrix: setup ## the lab suite on Docker 20.10, 26.1 and 28, each alone and mixe
 
 chaos: setup ## random accidents on real hosts and the proof that no promise broke (root); ROUNDS=20 SEED=1
 	$(SUDO) $(PY) -m tests.chaos --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
+
+fuzz: .venv/.done ## hostile input, new each time, 25 times as much as in `make check` (no root); N=5000: more
+	DROVER_FUZZ=$(or $(N),1000) $(PY) -m pytest -q --timeout 3600 tests/fuzz
+
+scale: .venv/.done ## what operations cost as a cluster grows to 250,000 containers: docs/scale.md's figures (no root)
+	$(PY) -m bench.scale --out out/bench
 
 docs: .venv/.done ## docs/reference.md, drawn from the code
 	$(PY) tools/reference.py

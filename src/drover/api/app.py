@@ -53,6 +53,7 @@ from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.records import Host, Scheduling, Setting, key
 from drover.store.port import CommitConflict
 from drover.trust import apart, names, tls, token
+from drover.wire.nesting import MALFORMED, refuse_deep
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -328,9 +329,10 @@ async def _sweep(context: Context, changes: Sequence[Change]) -> None:
 
 async def body_of(request: web.Request, kind: type[T]) -> T:
     raw = await request.read()
+    refuse_deep(raw)
     try:
         return msgspec.json.decode(raw or b"{}", type=kind)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise Invalid(f"the request's body is not what {request.path} takes: {error}", hint="see the API's description")
 
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from drover.daemon.asking import ask_hosts, others_alive
 from drover.errors import DroverError, Unavailable
 from drover.store.mirror import Mirror
+from drover.wire.nesting import MALFORMED
 
 PATH = "/doctor/network"
 LOOKS = 3
@@ -65,5 +66,5 @@ def _said(host: str, answer: bytes | Unavailable) -> list[str]:
         return [answer.message]
     try:
         return msgspec.json.decode(answer, type=_Answer).hosts.get(host, [])
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         return [f"its daemon's answer cannot be read: {error}"]

@@ -24,6 +24,7 @@ from drover.drivers.network.port import SeenNetwork
 from drover.errors import DroverError, Unavailable
 from drover.model.cluster import Cluster
 from drover.model.records import Network
+from drover.wire.nesting import MALFORMED
 
 Seen = Callable[[str], Awaitable[SeenNetwork | None]]
 """A network as this host's kernel has it; None if it has nothing of it."""
@@ -123,5 +124,5 @@ def _part(host: str, answer: bytes | Unavailable) -> HostPart:
         return HostPart(host=host, state="unknown", message=answer.message)
     try:
         return msgspec.json.decode(answer, type=HostPart)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         return HostPart(host=host, state="unknown", message=f"its daemon's answer cannot be read: {error}")

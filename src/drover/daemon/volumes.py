@@ -35,6 +35,7 @@ from drover.api.answers import error_of
 from drover.api.app import body_of, json_answer
 from drover.errors import DroverError, Invalid, Unavailable
 from drover.store.mirror import Mirror
+from drover.wire.nesting import MALFORMED
 
 SNAPSHOT_HEADER = "Drover-Snapshot"
 AT_HEADER = "Drover-At"
@@ -164,7 +165,7 @@ async def _pieces(response: aiohttp.ClientResponse, host: str) -> AsyncGenerator
 def _refusal(status: int, body: bytes) -> DroverError:
     try:
         return error_of(msgspec.json.decode(body, type=dict[str, object]), status)
-    except msgspec.DecodeError:
+    except MALFORMED:
         return Unavailable(f"the other host answered with status {status}", hint="does it run the same drover?")
 
 

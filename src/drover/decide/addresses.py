@@ -31,6 +31,7 @@ from drover.decide.sentences import container_name
 from drover.errors import Conflict, Forbidden, Invalid
 from drover.model import records as r
 from drover.model.cluster import Cluster
+from drover.wire.nesting import MALFORMED
 
 HOST_ROOM = 255
 FIRST_VNI = 4096
@@ -75,7 +76,7 @@ class _Body(msgspec.Struct):
 def _decoded(body_text: str) -> _Body:
     try:
         return msgspec.json.decode(body_text or "{}", type=_Body)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise Invalid(f"the network's configuration is malformed: {error}") from error
 
 

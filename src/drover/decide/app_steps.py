@@ -41,6 +41,7 @@ from drover.decide.rollout import ACTIVE, Scene, advance, policy_of, target_of
 from drover.model.apps import FILES_LABEL, FileUse, Rollout, Run, Service, Trouble
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.records import App, AppTroubles, Deployment, key
+from drover.wire.nesting import MALFORMED
 
 SlotMap = Mapping[str, list[Instance]]
 
@@ -267,7 +268,7 @@ def files_of(labels: Mapping[str, str]) -> list[FileUse]:
     """The configs and secrets of a container, by its labels; none where the label is not ours."""
     try:
         return msgspec.json.decode(labels.get(FILES_LABEL, "[]"), type=list[FileUse])
-    except msgspec.DecodeError:
+    except MALFORMED:
         return []
 
 

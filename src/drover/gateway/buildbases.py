@@ -25,6 +25,7 @@ from drover.gateway.call import Call, Fetch, Inspect
 from drover.gateway.context import Context
 from drover.gateway.dockerfile import base_images
 from drover.gateway.imagehosts import ask_for_image, newest
+from drover.wire.nesting import MALFORMED
 
 DOCKERFILE_LIMIT_BYTES = 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
@@ -55,7 +56,7 @@ def _arguments(text: str) -> Mapping[str, str]:
     """`--build-arg`s as the API has them: a JSON object; null for one that is named without a value."""
     try:
         given = msgspec.json.decode(text or "{}", type=dict[str, str | None])
-    except msgspec.DecodeError:
+    except MALFORMED:
         return {}
     return {name: value for name, value in given.items() if value is not None}
 

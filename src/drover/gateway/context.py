@@ -31,6 +31,7 @@ from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.store.mirror import Mirror
 from drover.store.port import Store
+from drover.wire.nesting import MALFORMED, refuse_deep
 
 T = TypeVar("T")
 ASK_DEADLINE_S = 5.0
@@ -190,7 +191,7 @@ def message_of(body: bytes) -> str:
     """The sentence in an engine's `{"message": …}`, or the text itself."""
     try:
         return msgspec.json.decode(body, type=_Message).message
-    except msgspec.DecodeError:
+    except MALFORMED:
         return body.decode("utf-8", "replace").strip()
 
 
@@ -223,7 +224,8 @@ async def json_text(call: Call) -> str:
 
 def decoded(body: bytes | str, kind: type[T]) -> T:
     """The JSON text as `kind`. Raises `Invalid` that says what is wrong with it."""
+    refuse_deep(body)
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise Invalid(f"invalid JSON: {error}") from error

@@ -17,6 +17,7 @@ from datetime import datetime
 import msgspec
 
 from drover.errors import Invalid
+from drover.wire.nesting import MALFORMED
 
 Filters = dict[str, list[str]]
 
@@ -31,7 +32,7 @@ def parse_filters(text: str) -> Filters:
         return {}
     try:
         found = msgspec.json.decode(text, type=dict[str, list[str] | dict[str, bool]])
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise Invalid(f"invalid filter: {error}") from error
     return {name: [v for v in values if isinstance(values, list) or values[v]] for name, values in found.items()}
 

@@ -33,6 +33,7 @@ import msgspec
 
 from drover.errors import Invalid
 from drover.model.expression import Expression, parse_expression, parse_list
+from drover.wire.nesting import MALFORMED
 
 CONSTRAINT_ENV = "constraint:"
 AFFINITY_ENV = "affinity:"
@@ -234,7 +235,7 @@ def parse_spec(body_text: str) -> Spec:
         return _spec(_decoder.decode(body_text or "{}") or _Body())
     except msgspec.ValidationError as error:
         raise _wrong_type(error) from error
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise Invalid(f"the container's configuration is not JSON: {error}") from error
 
 

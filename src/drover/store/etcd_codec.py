@@ -16,12 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-import msgspec
-
 from drover.errors import Invalid
 from drover.model.cluster import Change, Cluster
 from drover.model.records import Record, decode, encode
 from drover.store.port import Batch
+from drover.wire.nesting import MALFORMED
 
 Json = dict[str, Any]
 
@@ -134,7 +133,7 @@ def _change(event: Json) -> Change | None:
 def _record(key: str, value: str) -> Record | None:
     try:
         return decode(key, b64decode(value))
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise Invalid(
             f"the record at {key} cannot be read by this version of Drover: {error}",
             hint="upgrade this host's Drover to the version of the other hosts",

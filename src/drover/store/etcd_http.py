@@ -25,6 +25,7 @@ import msgspec
 
 from drover.errors import DroverError, Invalid, Unavailable
 from drover.store.port import AnswerLost
+from drover.wire.nesting import MALFORMED
 
 Json = dict[str, Any]
 
@@ -224,7 +225,7 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
 def _decode(endpoint: str, status: int, content: bytes) -> Json:
     try:
         body = msgspec.json.decode(content)
-    except msgspec.DecodeError:
+    except MALFORMED:
         raise MaybeTaken(f"{endpoint} answered with status {status} and no JSON") from None
     if not isinstance(body, dict):
         raise MaybeTaken(f"{endpoint} answered with status {status} and JSON that is not an object")

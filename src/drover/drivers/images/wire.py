@@ -19,6 +19,7 @@ from aiohttp import web
 
 from drover.drivers.images.move import Offer, Source
 from drover.errors import DroverError, Invalid, NotFound, Unavailable
+from drover.wire.nesting import MALFORMED
 
 PATH = "/images/thin"
 TOTAL_HEADER = "Drover-Total-Bytes"
@@ -53,7 +54,7 @@ async def serve_thin(request: web.Request, source: Source) -> web.StreamResponse
 async def _asked(request: web.Request) -> ThinRequest:
     try:
         return msgspec.json.decode(await request.read(), type=ThinRequest)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise Invalid(f"the request for an image is malformed: {error}", hint="do all hosts run the same drover?")
 
 
@@ -118,5 +119,5 @@ def _sentence(text: str) -> str:
     """The `error` of an API answer, or the text itself."""
     try:
         return str(msgspec.json.decode(text)["error"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (*MALFORMED, KeyError, TypeError):
         return text.strip()[:200]

@@ -23,8 +23,10 @@ from pathlib import Path
 
 import msgspec
 
+from drover.drivers.volumes.beneath import Beneath
 from drover.drivers.volumes.manifest import HOST_BOUND
 from drover.errors import Unavailable
+from drover.wire.nesting import MALFORMED
 
 BLOCK_BYTES = 64 * 1024
 END_OF_FILE = 0xFFFFFFFF
@@ -95,10 +97,11 @@ def _data_from(handle: int, start: int, size: int) -> int:
 def pieces(root: Path, path: str, known: str | None) -> Iterator[bytes]:
     """One file's part of the stream. `known`: the receiver's checksums of its copy, None if it has none. A file that
     went meanwhile is left out."""
-    name = root / os.fsdecode(path.encode("latin-1"))
     try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
+        with Beneath(root) as beneath:
+            place, name = beneath.at(path)
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+    except OSError:
         return
     try:
         found = os.fstat(handle)
@@ -143,7 +146,9 @@ class Patcher:
     `sums` are those of the files written, `ended` whether the stream's end has come."""
 
     def __init__(self, part: Path, base: Path | None, known: Sums) -> None:
-        self._part, self._base, self._known = part, base, known
+        self._known = known
+        self._part = Beneath(part, make=True)
+        self._base = None if base is None else Beneath(base)
         self._buffer = bytearray()
         self._patch: Patch | None = None
         self._handle = -1
@@ -163,6 +168,12 @@ class Patcher:
             pass
 
     def close(self) -> None:
+        self._close_file()
+        self._part.close()
+        if self._base is not None:
+            self._base.close()
+
+    def _close_file(self) -> None:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -195,23 +206,26 @@ class Patcher:
             raise Unavailable("a volume's stream is damaged", hint="it is asked for again")
         if self.ended or len(self._buffer) < 4 + length:
             return False
-        self._patch = msgspec.json.decode(bytes(self._buffer[4 : 4 + length]), type=Patch)
+        try:
+            self._patch = msgspec.json.decode(bytes(self._buffer[4 : 4 + length]), type=Patch)
+        except MALFORMED as error:
+            raise Unavailable(f"a volume's stream is damaged: {error}", hint="it is asked for again") from error
         del self._buffer[: 4 + length]
         self._open(self._patch)
         return True
 
     def _open(self, patch: Patch) -> None:
-        name = os.fsdecode(patch.path.encode("latin-1"))
-        target = self._part / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place, name = self._part.at(patch.path)
+        self._handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=place)
+        os.ftruncate(self._handle, patch.size)
         blocks = -(-patch.size // BLOCK_BYTES)
         self._sums = bytearray(_ZERO_SUM * blocks)
         if patch.onto and self._base is not None:
-            _copied(self._base / name, target)
+            place, name = self._base.at(patch.path)
+            _copied(name, place, self._handle)
+            os.ftruncate(self._handle, patch.size)
             known = bytes.fromhex(self._known.get(patch.path, ""))[: blocks * SUM_BYTES]
             self._sums[: len(known)] = known
-        self._handle = os.open(target, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._handle, patch.size)
 
     def _write(self, number: int, block: bytes) -> None:
         os.pwrite(self._handle, block, number * BLOCK_BYTES)
@@ -227,25 +241,28 @@ class Patcher:
         for name, value in patch.attributes.items():
             os.setxattr(handle, name, value)
         os.utime(handle, ns=(patch.mtime_ns, patch.mtime_ns))
-        self.close()
+        self._close_file()
         self.sums[patch.path] = self._sums.hex()
         self._patch = None
 
 
-def _copied(source: Path, target: Path) -> None:
-    """A copy that shares blocks if the filesystem can, and keeps holes."""
-    with source.open("rb") as reading, target.open("wb") as writing:
+def _copied(name: str, place: int, writing: int) -> None:
+    """A regular file's content, into an open one: blocks are shared if the filesystem can, and holes stay."""
+    reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+    try:
         try:
-            fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
+            fcntl.ioctl(writing, _FICLONE, reading)
             return
         except OSError:
-            size = os.fstat(reading.fileno()).st_size
-            os.ftruncate(writing.fileno(), size)
-        data_at = _data_from(reading.fileno(), 0, size)
+            size = os.fstat(reading).st_size
+            os.ftruncate(writing, size)
+        data_at = _data_from(reading, 0, size)
         while data_at < size:
-            hole_at = os.lseek(reading.fileno(), data_at, os.SEEK_HOLE)
-            _copy_range(reading.fileno(), writing.fileno(), data_at, hole_at)
-            data_at = _data_from(reading.fileno(), hole_at, size)
+            hole_at = os.lseek(reading, data_at, os.SEEK_HOLE)
+            _copy_range(reading, writing, data_at, hole_at)
+            data_at = _data_from(reading, hole_at, size)
+    finally:
+        os.close(reading)
 
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:

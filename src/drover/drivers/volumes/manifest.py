@@ -26,8 +26,13 @@ from pathlib import Path
 
 import msgspec
 
+from drover.errors import Invalid
+from drover.wire.nesting import MALFORMED
+
 LARGE_BYTES = 1024 * 1024
 """Smaller files travel whole, in an archive."""
+MAX_BYTES = 1024 * 1024 * 1024
+"""A manifest's text: some million files."""
 RACY_S = 2.0
 HOST_BOUND = ("trusted.overlay.origin",)
 """Extended attributes that mean nothing on another host: overlayfs keeps a handle of the file below in it."""
@@ -49,8 +54,17 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def unpacked(data: bytes) -> Manifest:
-    """What `packed` made; an empty one of nothing."""
-    return msgspec.json.decode(zlib.decompress(data), type=Manifest) if data else Manifest()
+    """What `packed` made; an empty one of nothing. Raises `Invalid` for anything else."""
+    if not data:
+        return Manifest()
+    try:
+        unzipping = zlib.decompressobj()
+        text = unzipping.decompress(data, MAX_BYTES)
+        if unzipping.unconsumed_tail or not unzipping.eof:
+            raise Invalid("the list of what a host has of a volume is cut off or too long")
+        return msgspec.json.decode(text, type=Manifest)
+    except (zlib.error, *MALFORMED) as error:
+        raise Invalid(f"the list of what a host has of a volume is damaged: {error}") from error
 
 
 def scan(root: Path, snapshot: str) -> Manifest:

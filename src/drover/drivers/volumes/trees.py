@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
@@ -23,9 +24,11 @@ from typing import TypeVar
 import msgspec
 
 from drover.drivers.volumes import archive, delta, manifest
+from drover.drivers.volumes.beneath import Beneath
 from drover.drivers.volumes.command import PIECE_BYTES, run
 from drover.errors import Invalid, Unavailable
 from drover.model.snapshots import taken_at
+from drover.wire.nesting import MALFORMED
 
 T = TypeVar("T")
 
@@ -124,8 +127,15 @@ async def split(stream: AsyncIterator[bytes], kind: type[T]) -> tuple[T, AsyncIt
         buffer += piece
         if len(buffer) >= 8 and len(buffer) >= 8 + _head_bytes(buffer):
             end = 8 + _head_bytes(buffer)
-            return msgspec.json.decode(buffer[8:end], type=kind), _chained(buffer[end:], stream)
+            return _decoded(buffer[8:end], kind), _chained(buffer[end:], stream)
     raise Unavailable("a volume's stream ended before it began", hint="it is asked for again")
+
+
+def _decoded(head: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(head, type=kind)
+    except MALFORMED as error:
+        raise Unavailable(f"a volume's stream is damaged: {error}", hint="it is asked for again") from error
 
 
 def _head_bytes(buffer: bytes) -> int:
@@ -154,10 +164,12 @@ async def before_end(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _link_all(base: Path, part: Path, paths: Collection[str]) -> None:
     """Hard links to the base's files, the directories made as they are needed (the archive says what they are like)."""
-    for path in map(os.fsdecode, map(manifest.on_disk, paths)):
-        target = part / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(base / path, target, follow_symlinks=False)
+    with Beneath(base) as known, Beneath(part, make=True) as made:
+        for path in paths:
+            (source, name), (target, _) = known.at(path), made.at(path)
+            if not stat.S_ISREG(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+                raise Unavailable(f"a volume's stream keeps {path[:200]!r}, which is no file here")
+            os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
 
 
 def sync_directory(path: Path) -> None:

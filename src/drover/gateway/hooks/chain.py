@@ -50,6 +50,7 @@ from drover.gateway.hooks.protocol import (
 )
 from drover.gateway.hooks.streams import BODY_LIMIT_BYTES, request_is_readable, value_of, why_not_held
 from drover.wire.heads import without
+from drover.wire.nesting import MALFORMED
 
 T = TypeVar("T", Request, Response)
 _FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"trailer", b"content-type")
@@ -310,7 +311,7 @@ class HookedCall:
             created = msgspec.json.decode(engines.body, type=_Created).id
             answer = await self._layer.inner(self._handler, "DELETE", f"{prefix}{created}{query}")
             why = message_of(answer.body) if answer.status >= 400 else ""
-        except (DroverError, msgspec.DecodeError, RecursionError) as error:
+        except (DroverError, *MALFORMED) as error:
             why = str(error)
         if why:
             log.warning("what a refused call had created could not be removed", path=self._call.path, why=why)

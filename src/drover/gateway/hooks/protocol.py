@@ -33,6 +33,7 @@ from drover.gateway.call import Call, Headers, Reply
 from drover.gateway.context import target_of
 from drover.gateway.hooks.streams import is_json_type
 from drover.gateway.targets import read_target
+from drover.wire.nesting import MALFORMED
 
 HookType = Literal["pre-hook", "post-hook", "unwind-hook"]
 JSON_TYPE = "application/json"
@@ -148,7 +149,7 @@ def text_of(body: bytes) -> str | None:
     try:
         text = body.decode()
         msgspec.json.decode(body, type=msgspec.Raw)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+    except MALFORMED:
         return None
     return text
 
@@ -238,7 +239,7 @@ def _read(name: str, protocol: int, answer: HookAnswer) -> _Answer:
         raise AdapterError(f"adapter {name} answered with status {answer.status}, which hooks do not follow")
     try:
         said = _decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise AdapterError(f"adapter {name} answered with what is not a hook's answer: {error}") from error
     if protocol == 2 and said.refuse is not None:
         code = said.refuse.code if 400 <= said.refuse.code <= 599 else 403

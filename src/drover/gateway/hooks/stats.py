@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from drover.wire.nesting import MALFORMED
+
 KEPT = 1024
 WAITING_EVENTS = 1000
 IDLE_S = 1.0
@@ -153,7 +155,7 @@ def _take(changes: Iterator[Change], limit: int) -> Iterator[Change]:
 def _value(body: bytes | None) -> Any:
     try:
         return msgspec.json.decode(body or b"null")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         return (body or b"").decode("utf-8", "replace")
 
 
