@@ -1,18 +1,21 @@
-"""What each operation costs as a cluster grows: `python -m bench.scale [--out DIR] [--largest N]`.
+"""What each operation costs as a cluster grows: `python -m bench.scale [--out DIR] [--largest N] [--docs]`.
 
-Theory of operation. No engine and no network: the decisions themselves, on made clusters of the SIZES,
-timed by this process's CPU clock. The work of real hosts is what these cost, plus the store.
+Theory of operation. No engine and no network: the decisions themselves, on made clusters of the SIZES, timed by this
+process's CPU clock; and the store, one real etcd on this machine, by the processor time that it takes (`scale_store`).
 
     operation     who does it, and when
+    read          every daemon, for every commit: a watched batch of one record from its JSON
     apply         every daemon, for every commit: one change into its picture
+    converge      every agent, for a commit that may concern it: one pass over its own containers
+    wiring        every agent, for every container that starts or stops: what its kernel must have, from what changed
     place         the gateway, for every `docker run`: one host among all, the views kept
     views         the gateway, when it has to add up all hosts anew
-    converge      every agent, when something of its host changed: one pass over its own containers
-    wiring        every agent, for every container that starts or stops: what its kernel must have, from what changed
+    all           a scheduler that places all containers on the empty hosts, one after the other (SAMPLE of them taken)
     lost          the leader, when a host dies: new places for all that ran there
     record        the store: bytes of all records of one container
 
-The result is `scale.json`, a table, and one picture with both axes logarithmic: a straight line of slope one is linear.
+From these and a working day (`LIFE`) follow the store's writes, what it delivers to watchers, and the share of a core
+that each agent needs (`steady`). --docs writes the tables into docs/scale.md and the picture beside it.
 """
 
 from __future__ import annotations
@@ -21,13 +24,18 @@ import argparse
 import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bench.plot import Panel, page
+from bench.scale_store import StoreCost, store_cost
+from drover.agent.session import RENEWALS
 from drover.decide import wiring
 from drover.decide.converge import Seen, SeenHere, converge
 from drover.decide.recover import relocations
@@ -37,9 +45,14 @@ from drover.decide.wanted import wanted_of
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.spec import parse_spec
+from drover.store import etcd_codec
 
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZES = ((10, 100), (30, 1_000), (100, 5_000), (300, 15_000), (1_000, 50_000), (5_000, 250_000))
 ROUNDS = 5
+SAMPLE = 40
+LEASE_S = 4.0
+ALL_BUDGET_S = 20.0
 NETWORK = "f" * 64
 BODY = json.dumps(
     {"Image": "app:1", "Labels": {"tier": "web"}, "HostConfig": {"NetworkMode": "app", "Memory": 64 << 20}}
@@ -54,6 +67,32 @@ class Made(msgspec.Struct, frozen=True):
     hosts: int
     containers: int
     cluster: Cluster
+
+
+class Life(msgspec.Struct, frozen=True):
+    """A working day: how often each container starts anew, commits for each time, the share that has a replicated
+    volume, and how often a copy is refreshed (the default interval)."""
+
+    restarts_per_day: float = 1.0
+    commits_per_restart: int = 4
+    volume_share: float = 0.1
+    interval_s: float = 5.0
+
+
+LIFE = Life()
+
+
+class Steady(msgspec.Struct, frozen=True):
+    """A cluster's life per second: commits, lease renewals, deliveries to watchers; cores of the store; the share of a
+    core that each agent needs."""
+
+    hosts: int
+    containers: int
+    commits: float
+    renewals: float
+    deliveries: float
+    store_cores: float
+    agent_cores: float
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -135,6 +174,20 @@ def _apply(one: Made) -> float:
     return _seconds(lambda: one.cluster.apply(2, [change]))
 
 
+def _read(one: Made) -> float:
+    change = _restarted(one, 2)
+    key, value = etcd_codec.to_key(change.key), etcd_codec.text(r.encode(change.record or r.Setting(value="")))
+    answer = {"events": [{"kv": {"key": key, "value": value, "mod_revision": "7"}}]}
+    text = msgspec.json.encode({"result": answer})
+    batches = 200
+
+    def read() -> None:
+        for _ in range(batches):
+            etcd_codec.batches(msgspec.json.decode(text)["result"], 1)
+
+    return _seconds(read) / batches
+
+
 def _views(one: Made) -> float:
     return _seconds(lambda: HostViews.of(one.cluster))
 
@@ -164,6 +217,21 @@ def _lost(one: Made) -> float:
     return _seconds(lambda: relocations(gone, 100.0), 1)
 
 
+def _all(one: Made) -> float:
+    """Place SAMPLE containers on the hosts without any, and reckon with the number of all."""
+    hosts = [change for number in range(1, one.hosts + 1) for change in _host(number)]
+    app = [put(r.key("networks", NETWORK), one.cluster.networks[NETWORK]), put("network_names/app", r.Name(id=NETWORK))]
+    empty = Cluster().apply(1, [*hosts, *app])
+    views, spec = HostViews.of(empty), parse_spec(BODY)
+    sample = min(SAMPLE, one.containers)
+    begin = time.process_time()
+    for number in range(sample):
+        ident = identity(number)
+        chosen = place(empty, wanted_of(empty, ident, f"web{number}", spec), views=views)
+        views = views.with_container(chosen.host, ident, f"web{number}", spec)
+    return (time.process_time() - begin) / sample * one.containers
+
+
 def _record(one: Made) -> float:
     """Bytes of a container's records and their keys."""
     changes = list(_container(2, "h1"))
@@ -171,11 +239,13 @@ def _record(one: Made) -> float:
 
 
 OPERATIONS: dict[str, Callable[[Made], float]] = {
+    "read": _read,
     "apply": _apply,
-    "place": _place,
-    "views": _views,
     "converge": _converge,
     "wiring": _wiring,
+    "place": _place,
+    "views": _views,
+    "all": _all,
     "lost": _lost,
     "record": _record,
 }
@@ -187,65 +257,150 @@ def measure(hosts: int, containers: int) -> Iterator[Cost]:
         yield Cost(hosts, containers, name, operation(one))
 
 
+def steady(found: dict[str, float], hosts: int, containers: int, store: StoreCost) -> Steady:
+    """`found`: what operations cost at this size.
+
+    A refreshed copy is one commit of its host (`synced_at`). Every daemon reads and applies every commit, and looks
+    over what it has (`agent.RELEVANT`: volumes' facts, and the records that a restart changes); what tells of a
+    container wires its kernel anew.
+    """
+    restarts = containers * LIFE.restarts_per_day / 86_400 * LIFE.commits_per_restart
+    refreshes = containers * LIFE.volume_share / LIFE.interval_s
+    commits, renewals = restarts + refreshes, hosts * RENEWALS / LEASE_S
+    deliveries = commits * hosts
+    return Steady(
+        hosts=hosts,
+        containers=containers,
+        commits=commits,
+        renewals=renewals,
+        deliveries=deliveries,
+        store_cores=commits * store.commit_s + renewals * store.renewal_s + deliveries * store.delivery_s,
+        agent_cores=commits * (found["read"] + found["apply"] + found["converge"]) + restarts * found["wiring"],
+    )
+
+
 def table(costs: list[Cost]) -> str:
-    """A row per size, a column per operation; milliseconds, but bytes for `record`."""
+    """A row per size, a column per operation; milliseconds, but seconds for `all` and bytes for `record`."""
+    shown = {"all": lambda figure: f"{figure:.1f} s", "record": lambda figure: f"{figure:.0f} B"}
     rows = ["| hosts | containers | " + " | ".join(OPERATIONS) + " |", "|--:" * (len(OPERATIONS) + 2) + "|"]
-    for size in dict.fromkeys((cost.hosts, cost.containers) for cost in costs):
-        found = {cost.operation: cost.figure for cost in costs if (cost.hosts, cost.containers) == size}
-        shown = (f"{found[name]:.0f} B" if name == "record" else f"{found[name] * 1000:.1f}" for name in OPERATIONS)
-        rows.append(f"| {size[0]:,} | {size[1]:,} | " + " | ".join(shown) + " |")
+    for size, found in by_size(costs).items():
+        cells = (shown.get(name, lambda figure: f"{figure * 1000:.3g}")(found[name]) for name in OPERATIONS)
+        rows.append(f"| {size[0]:,} | {size[1]:,} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
-_FONT = 'font-family="sans-serif" font-size="12"'
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
-WIDTH, HEIGHT, MARGIN = 760, 420, 70
+def by_size(costs: list[Cost]) -> dict[tuple[int, int], dict[str, float]]:
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    for cost in costs:
+        found.setdefault((cost.hosts, cost.containers), {})[cost.operation] = cost.figure
+    return found
 
 
-def draw(costs: list[Cost]) -> str:
-    """An SVG image: milliseconds over containers, both logarithmic."""
-    timed = [cost for cost in costs if cost.operation != "record"]
-    left, right = (math.log10(edge([cost.containers for cost in timed])) for edge in (min, max))
-    low, high = -3, 5
+def steady_table(lives: list[Steady]) -> str:
+    titles = ("hosts", "containers", "commits/s", "renewals/s", "deliveries/s", "cores of the store", "cores per agent")
+    rows = ["| " + " | ".join(titles) + " |", "|--:" * len(titles) + "|"]
+    for one in lives:
+        figures = (one.commits, one.renewals, one.deliveries, one.store_cores, one.agent_cores)
+        cells = [f"{one.hosts:,}", f"{one.containers:,}", *(_shown(figure) for figure in figures)]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
 
-    def x(containers: float) -> float:
-        return MARGIN + (math.log10(containers) - left) / max(right - left, 1e-9) * (WIDTH - 2.6 * MARGIN)
 
-    def y(seconds: float) -> float:
-        share = (math.log10(max(seconds * 1000, 10**low)) - low) / (high - low)
-        return HEIGHT - 40 - share * (HEIGHT - 70)
+def _shown(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {_FONT}>',
-             '<rect width="100%" height="100%" fill="white"/>']  # fmt: skip
-    for power in range(low, high + 1):
-        at = y(10.0 ** (power - 3))
-        parts.append(f'<line x1="{MARGIN}" y1="{at:.0f}" x2="{WIDTH - 1.6 * MARGIN:.0f}" y2="{at:.0f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{MARGIN - 6}" y="{at + 4:.0f}" text-anchor="end">{10.0**power:g} ms</text>')
-    for containers in dict.fromkeys(cost.containers for cost in timed):
-        parts.append(f'<text x="{x(containers):.0f}" y="{HEIGHT - 18}" text-anchor="middle">{containers:,}</text>')
-    names = [name for name in OPERATIONS if name != "record"]
-    for name, colour in zip(names, _COLOURS, strict=True):
-        line = [(x(cost.containers), y(cost.figure)) for cost in timed if cost.operation == name]
-        points = " ".join(f"{a:.0f},{b:.0f}" for a, b in line)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{line[-1][0] + 6:.0f}" y="{line[-1][1] + 4:.0f}" fill="{colour}">{name}</text>')
-    return "\n".join([*parts, "</svg>\n"])
+
+def draw(costs: list[Cost], lives: list[Steady]) -> str:
+    """Four panels over the number of containers: store writes, watch fan-out, agent CPU, scheduler time."""
+
+    def line(name: str, scale: float = 1000.0) -> list[tuple[float, float]]:
+        return [(one.containers, max(one.figure * scale, 1e-3)) for one in costs if one.operation == name]
+
+    def life(name: str) -> list[tuple[float, float]]:
+        return [(one.containers, getattr(one, name)) for one in lives]
+
+    writes = {"commits": life("commits"), "renewals": life("renewals")}
+    fan_out = {"deliveries": life("deliveries")}
+    agent = {name: line(name) for name in ("read", "apply", "wiring", "converge")}
+    scheduler = {name: line(name) for name in ("place", "views", "lost", "all")}
+    across = "containers"
+    return page(
+        [
+            Panel("What the store is asked", "/s", across, writes),
+            Panel("What the store delivers to watchers", "/s", across, fan_out),
+            Panel("Agent: CPU per commit", "ms", across, agent),
+            Panel("Scheduler: CPU", "ms", across, scheduler, (ALL_BUDGET_S * 1000, "budget of `all`: 20 s")),
+            Panel("Cores per agent", "cores", across, {"agent": life("agent_cores")}, (1.0, "one core")),
+            Panel("Cores of the store", "cores", across, {"store": life("store_cores")}, (8.0, "eight cores")),
+        ]
+    )
+
+
+def knees(lives: list[Steady]) -> str:
+    """Where each thing is used up, between two sizes by the logarithms of both."""
+    limits = {
+        "an agent needs 5 % of a core": ("agent_cores", 0.05),
+        "an agent needs a whole core": ("agent_cores", 1.0),
+        "the store needs one core": ("store_cores", 1.0),
+        "the store needs eight cores": ("store_cores", 8.0),
+    }
+    rows = ["| when | hosts | containers |", "|---|--:|--:|"]
+    for what, (name, limit) in limits.items():
+        at = crossing([(one.hosts, one.containers, getattr(one, name)) for one in lives], limit)
+        rows.append(f"| {what} | " + ("beyond | beyond |" if at is None else f"{at[0]:,.0f} | {at[1]:,.0f} |"))
+    return "\n".join(rows)
+
+
+def crossing(points: list[tuple[int, int, float]], limit: float) -> tuple[float, float] | None:
+    """Hosts and containers at which a growing figure reaches the limit; None if it does not."""
+    for low, high in pairwise(points):
+        if low[2] < limit <= high[2]:
+            share = math.log(limit / low[2]) / math.log(high[2] / low[2])
+            return (
+                low[0] * (high[0] / low[0]) ** share,
+                low[1] * (high[1] / low[1]) ** share,
+            )
+    return None
+
+
+def written(docs: str, sections: dict[str, str]) -> str:
+    """A page with each section put between its marks, `<!-- NAME -->` and `<!-- /NAME -->`."""
+    for name, text in sections.items():
+        before, begin, rest = docs.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        docs = f"{before}{begin}{text}\n{end}{after}"
+    return docs
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--largest", type=int, default=SIZES[-1][1], metavar="N", help="containers of the largest size")
+    parser.add_argument("--docs", action="store_true", help="write the figures into docs/scale.md and docs/scale.svg")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        store = store_cost(Path(directory))
+    print(store, flush=True)
     costs: list[Cost] = []
     for hosts, containers in SIZES:
         if containers <= options.largest:
             costs += measure(hosts, containers)
             print(table(costs).splitlines()[-1], flush=True)
+    lives = [steady(found, *size, store) for size, found in by_size(costs).items()]
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "scale.json").write_bytes(msgspec.json.encode(costs))
-    (options.out / "scale.svg").write_text(draw(costs))
-    print(table(costs))
+    (options.out / "scale.json").write_bytes(msgspec.json.encode({"store": store, "costs": costs, "steady": lives}))
+    (options.out / "scale.svg").write_text(draw(costs, lives))
+    sections = {
+        "costs": table(costs),
+        "store": store.table(),
+        "steady": steady_table(lives),
+        "knees": knees(lives),
+    }
+    print("\n\n".join(sections.values()))
+    if options.docs:
+        page_file = DOCS / "scale.md"
+        page_file.write_text(written(page_file.read_text(), sections))
+        (DOCS / "scale.svg").write_text(draw(costs, lives))
     return 0
 
 

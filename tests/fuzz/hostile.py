@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 EXAMPLES = int(os.environ.get("DROVER_FUZZ", "0"))
-SMALL = 40
+SMALL = 20
 _QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
 
