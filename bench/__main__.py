@@ -19,17 +19,21 @@ from bench import (
     clients,
     daemon,
     deploy,
+    hooks,
+    house,
     images,
     labup,
     many,
     moves,
     overlay,
     placing,
+    recorded,
     replication,
     run,
     streams,
 )
 from bench.bed import FULL, QUICK, Bed
+from bench.budgets import lacking
 from bench.frame import Report, Row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +43,8 @@ GROUPS: Mapping[str, Callable[[Bed], Iterator[Row]]] = {
     "run": run.rows,
     "streams": streams.rows,
     "images": images.rows,
+    "house": house.rows,
+    "hooks": hooks.rows,
     "daemon": daemon.rows,
     "clients": clients.rows,
     "placing": placing.rows,
@@ -47,6 +53,7 @@ GROUPS: Mapping[str, Callable[[Bed], Iterator[Row]]] = {
     "deploy": deploy.rows,
     "moves": moves.rows,
     "replication": replication.rows,
+    "recorded": recorded.rows,
 }
 
 
@@ -60,9 +67,11 @@ def main() -> int:
         for name in arguments.groups or GROUPS:
             _say(f"{name}:")
             report.measure(name, GROUPS[name](bed))
+        if rest := lacking([(block.group, block.rows) for block in report.blocks]):
+            report.measure("without a figure", rest)
     finally:
         bed.close()
-    _say(f"\n{report.text()}\nwritten to {arguments.out}/report.json and report.txt")
+    _say(f"\n{report.text()}\nwritten to {arguments.out}/report.json, report.txt and report.svg")
     return 1 if arguments.strict and not report.all_kept else 0
 
 

@@ -16,6 +16,7 @@ each group: a figure is worth as much as the quiet it was taken in.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import statistics
@@ -26,9 +27,11 @@ from typing import Literal
 
 import msgspec
 
+from bench.plot import bars
+
 Side = Callable[[], float]
 How = Literal["added", "ratio", "alone"]
-Verdict = Literal["kept", "missed", "-"]
+Verdict = Literal["kept", "missed", "not measured", "-"]
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -65,6 +68,8 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> Verdict:
+        if self.tested.n == 0:
+            return "not measured"
         if self.budget is None:
             return "-"
         return "kept" if self.budget.keeps(self.value) else "missed"
@@ -133,6 +138,12 @@ def alone(what: str, unit: str, figures: Sequence[float], budget: Budget | None 
     return Row(what, "alone", unit, found, None, found.median, (found.q1, found.q3), budget, note)
 
 
+def unmeasured(what: str, budget: Budget, unit: str, why: str) -> Row:
+    """A budget without a figure: it stands in the table, and is not kept."""
+    nothing = Summary(0, math.nan, math.nan, math.nan)
+    return Row(what, "alone", unit, nothing, None, math.nan, (math.nan, math.nan), budget, why)
+
+
 def _compared(
     what: str,
     how: How,
@@ -175,18 +186,27 @@ class Report:
 
     @property
     def all_kept(self) -> bool:
-        return not any(block.failure or any(row.verdict == "missed" for row in block.rows) for block in self.blocks)
+        bad = ("missed", "not measured")
+        return not any(block.failure or any(row.verdict in bad for row in block.rows) for block in self.blocks)
+
+    @property
+    def judged(self) -> list[Row]:
+        """The rows that have a budget."""
+        return [row for block in self.blocks for row in block.rows if row.budget is not None]
 
     def text(self) -> str:
         lines = table(self.blocks)
         counts = [row.verdict for block in self.blocks for row in block.rows]
         failed = "".join(f"\n{block.group} ended early: {block.failure}" for block in self.blocks if block.failure)
         kind = "quick: fewer rounds than a full run" if self._quick else "full run"
-        return "\n".join(lines) + failed + f"\n{counts.count('kept')} kept, {counts.count('missed')} missed ({kind})"
+        told = ", ".join(f"{counts.count(one)} {one}" for one in ("kept", "missed", "not measured"))
+        took_s = sum(block.took_s for block in self.blocks)
+        return "\n".join(lines) + failed + f"\n{told} ({kind}; {took_s / 60:.1f} minutes)"
 
     def _write(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         (self._directory / "report.txt").write_text(self.text() + "\n")
+        (self._directory / "report.svg").write_text(picture(self.judged))
         (self._directory / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(self._record())))
 
     def _record(self) -> dict[str, object]:
@@ -197,6 +217,26 @@ class Report:
 
 def _record(row: Row) -> dict[str, object]:
     return {**msgspec.to_builtins(row), "verdict": row.verdict}
+
+
+# -- as a picture ------------------------------------------------------------------------------------------------------
+
+
+def picture(rows: Sequence[Row]) -> str:
+    """A bar for each budget: how much of it was used; what is beyond the line missed it."""
+    shown = [(row.what[:62], used(row), f"{_valued(row, row.value)}, budget {_budget_text(row)}") for row in rows]
+    named = [(what, share, said if share is not None else "not measured") for what, share, said in shown]
+    return bars("Budgets: the line is the limit; shorter is better", named)
+
+
+def used(row: Row) -> float | None:
+    """The share of a budget that a value uses: 1 at the limit, more if it is missed. None: not measured."""
+    if row.budget is None or row.tested.n == 0:
+        return None
+    limit, value = row.budget.limit, row.value
+    if not row.budget.at_most:
+        return limit / value if value > 0 else math.inf
+    return max(0.0, value / limit) if limit else (0.0 if value <= 0 else math.inf)
 
 
 # -- as text -----------------------------------------------------------------------------------------------------------
@@ -227,14 +267,15 @@ def sentence(row: Row) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    tested = f"{_number(row.tested.median)} {row.unit}"
+    tested = f"{_number(row.tested.median)} {row.unit}" if row.tested.n else ""
     peer = f"{_number(row.peer.median)} {row.unit}" if row.peer else ""
     verdict = row.verdict if row.budget else row.note
+    verdict += f": {row.note}" if row.tested.n == 0 else ""
     return (row.what, tested, peer, _compared_text(row), _budget_text(row), verdict)
 
 
 def _compared_text(row: Row) -> str:
-    if row.tested.n == 1:
+    if row.tested.n <= 1:
         return ""
     low, high = row.spread
     return f"{_valued(row, row.value)} ({_valued(row, low)} to {_valued(row, high)}, n={row.tested.n})"

@@ -1,5 +1,6 @@
 """What hooks cost: a gateway on a Unix socket before a scripted engine, without hooks and with one no-op pre-hook.
 
+    python -m bench hooks              its rows, as `make bench` has them
     python -m bench.hooks [--seconds 20]
 
 Three processes beside this one: engine, adapter, gateway. Latency is measured one call at a time, interleaved in
@@ -17,13 +18,17 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import uvloop
 from aiohttp import web
 
+from bench.bed import Bed
+from bench.frame import Budget, Row, added, alone
 from drover.gateway.call import Call, Relay
 from drover.gateway.hooks.layer import HookLayer
 from drover.gateway.links import EngineLinks
@@ -39,6 +44,9 @@ ANSWER = (
 )
 ROUNDS, CALLS = 10, 200
 AT_ONCE = 32
+HOOKED_S, QUICK_S = 20.0, 4.0
+UNMATCHED, HOOKED, RATE, FLAT = Budget(0.1), Budget(2.0), Budget(1000, at_most=False), Budget(1.1)
+"""No measurable cost: a tenth of a millisecond is what rounds differ by."""
 
 
 class Engine(asyncio.Protocol):
@@ -179,10 +187,18 @@ async def load(directory: str, pids: list[int], seconds: float) -> tuple[float, 
     return done / seconds, memory, [(cpu_s(each) - was) / done for each, was in zip(pids, before, strict=True)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="What hooks cost.")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long the load lasts")
-    options = parser.parse_args()
+class Figures(msgspec.Struct):
+    """`latencies_s` and `spent_s` (the gateway's processor time per call) by socket; hooked calls per second; the
+    gateway's memory along the load; CPU per call of each process."""
+
+    latencies_s: dict[str, list[float]]
+    spent_s: dict[str, float]
+    rate: float
+    memory_mib: list[float]
+    cpu_s: list[float]
+
+
+def measured(seconds: float) -> Figures:
     port: multiprocessing.Queue[int] = multiprocessing.Queue()
     ready = multiprocessing.Event()
     with tempfile.TemporaryDirectory() as directory:
@@ -199,12 +215,34 @@ def main() -> None:
         ready.wait(20)
         try:
             found, spent = uvloop.run(latencies(directory, parts[-1].pid or 0))
-            rate, memory, cpu = uvloop.run(load(directory, [part.pid or 0 for part in parts], options.seconds))
-            report(found, spent, rate, memory, cpu)
+            return Figures(found, spent, *uvloop.run(load(directory, [part.pid or 0 for part in parts], seconds)))
         finally:
             for part in parts:
                 part.terminate()
                 part.join()
+
+
+def rows(bed: Bed) -> Iterator[Row]:
+    """No lab is needed. The latencies of a round (CALLS calls of each) are one figure, their median."""
+    found = measured(HOOKED_S if bed.effort.lab_rounds > 1 else QUICK_S)
+    rounds = {name: _medians_ms(times) for name, times in found.latencies_s.items()}
+    yield added("hooks: a call that no hook matches", "ms", rounds["unmatched"], rounds["bare"], UNMATCHED)
+    yield added("hooks: one no-op pre-hook", "ms", rounds["hooked"], rounds["bare"], HOOKED)
+    yield alone("hooks: hooked calls sustained", "/s", [found.rate], RATE)
+    half = len(found.memory_mib) // 2
+    growth = max(found.memory_mib[half:]) / max(found.memory_mib[:half])
+    yield alone("hooks: gateway's memory, second half of the load over first", "x", [growth], FLAT)
+
+
+def _medians_ms(times: list[float]) -> list[float]:
+    return [statistics.median(times[at : at + CALLS]) * 1000 for at in range(0, len(times), CALLS)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What hooks cost.")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long the load lasts")
+    found = measured(parser.parse_args().seconds)
+    report(found.latencies_s, found.spent_s, found.rate, found.memory_mib, found.cpu_s)
 
 
 def report(
