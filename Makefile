@@ -42,8 +42,8 @@ matrix: setup ## the lab suite on Docker 20.10, 26.1 and 28, each alone and mixe
 	@tools/clients
 	$(SUDO) $(PY) -m tests.matrix $(ARGS)
 
-chaos: setup ## random accidents on real hosts and the proof that no promise broke (root); ROUNDS=20 SEED=1
-	$(SUDO) $(PY) -m tests.chaos --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
+chaos: setup ## random accidents on real hosts and the proof that no promise broke (root); ROUNDS=200 SEED=1 MINUTES=60: it goes on where it stopped
+	$(SUDO) $(PY) -m tests.chaos --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1) --minutes $(or $(MINUTES),600) --docs
 
 fuzz: .venv/.done ## hostile input, new each time, 25 times as much as in `make check` (no root); N=5000: more
 	DROVER_FUZZ=$(or $(N),1000) $(PY) -m pytest -q --timeout 3600 tests/fuzz

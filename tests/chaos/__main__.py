@@ -1,11 +1,13 @@
 """`make chaos`: rounds of accidents on real hosts, each followed by the proof that no promise broke.
 
-    python -m tests.chaos [--rounds N] [--seed S] [--from N] [--report FILE] [--name LAB]
+    python -m tests.chaos [--rounds N] [--minutes M] [--seed S] [--report FILE] [--docs] [--name LAB]
 
 Three hosts suffer (`drawing`), a fourth runs the clients. After every round all is mended, the servers must answer
 again within a deadline, and `checks` looks at what clients were told, what the volumes hold, who wrote, and what the
-kernels and engines have. FILE gets one JSON line per round. The exit status is 1 if a promise broke; the lab goes
-anyway.
+kernels, the engines and the store have. FILE gets one JSON line per round; a run goes on where the last one with that
+seed stopped, until N rounds are done or M minutes are over, so that 200 rounds need not be one sitting. A round that
+broke something ends its lab, and the next begins with a new one. --docs writes the account of all rounds into
+docs/reliability.md (`--rounds 0 --docs`: nothing else). The exit status is 1 if a promise broke in this sitting.
 """
 
 from __future__ import annotations
@@ -13,33 +15,43 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from tests.chaos import checks, drawing, workload
+from tests.chaos import account, checks, drawing, workload
 from tests.chaos.watch import LagWatch, LiveWatch
 
 from drover.lab import Lab, cluster
+from drover.lab.host import LabHost
 from drover.lab.processes import wait_until
 
 SUFFERING = ("h1", "h2", "h3")
 OBSERVER = "h4"
 WHOLE_DEADLINE_S = 150.0
-LOSES_HOST = frozenset({"power", "cable", "pair", "freeze", "hang", "agent", "engine"})
+LOSES_HOST = frozenset({"power", "cable", "pair", "freeze", "hang", "agent", "engine", "silent", "one-way"})
+FILL = "chaos-fill"
+LEFT_BYTES = 1 << 20
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 
 
 class Outcome(msgspec.Struct):
-    """One round's end: what broke (none: all is well), how many acknowledged writes were lost, the seconds it took."""
+    """One round's end: what broke (none: all is well), how many acknowledged writes were lost, the seconds it took, and
+    of those until all was whole again (from the mending on). `acknowledged`: by server, so far in its lab."""
 
     round: drawing.Round
     broken: list[str]
     lost: dict[str, int] = {}
     took_s: float = 0.0
+    whole_s: float = 0.0
+    seed: int = 0
+    acknowledged: dict[str, int] = {}
+    oldest_lost_s: float = 0.0
+    looks: int = 0
 
 
 class Chaos:
@@ -52,6 +64,7 @@ class Chaos:
         workload.start(self.lab, self.observer)
         self._addresses = workload.addresses(self.observer)
         self._known = {server: frozenset[int]() for server in workload.CLIENTS}
+        self._stored = {server: frozenset[int]() for server in workload.CLIENTS}
         self._live = LiveWatch(self.lab)
         self._lags = LagWatch(self.observer)
 
@@ -80,10 +93,13 @@ class Chaos:
         fault_at = time.time()
         lags = {server: self._lags.lag_s(server) for server in workload.SERVERS}
         self._suffer(drawn)
-        outcome = Outcome(drawn, self._mended(drawn))
+        mending, looked = time.monotonic(), self._live.looks
+        outcome = Outcome(drawn, self._mended(drawn), seed=self.seed)
+        outcome.whole_s = time.monotonic() - mending
         if not outcome.broken:
             self._judge(outcome, fault_at, lags, epochs)
         outcome.took_s = time.monotonic() - begin
+        outcome.looks = self._live.looks - looked
         return outcome
 
     def _suffer(self, drawn: drawing.Round) -> None:
@@ -103,6 +119,14 @@ class Chaos:
                 _signal(host.pid_of("drover"), signal.SIGSTOP)
             case "engine":
                 _signal(host.pid_of("dockerd"), signal.SIGKILL)
+            case "silent":
+                _signal(host.pid_of("dockerd"), signal.SIGSTOP)
+            case "one-way":
+                host.deafen(drawn.peer)
+            case "store":
+                _signal(_store_pid(host), signal.SIGKILL)
+            case "full":
+                _fill(host)
         time.sleep(drawn.hold_s)
 
     def _mended(self, drawn: drawing.Round) -> list[str]:
@@ -111,7 +135,7 @@ class Chaos:
         match drawn.fault:
             case "power":
                 host.revive()
-            case "cable" | "pair":
+            case "cable" | "pair" | "one-way":
                 host.heal()
             case "freeze":
                 host.thaw()
@@ -121,6 +145,10 @@ class Chaos:
                 _signal(host.pid_of("drover"), signal.SIGCONT)
             case "engine":
                 host.start_engine()
+            case "silent":
+                _signal(host.pid_of("dockerd"), signal.SIGCONT)
+            case "full":
+                (_pool(host) / FILL).unlink(missing_ok=True)
         said = ["nothing was asked yet"]
 
         def whole() -> bool:
@@ -147,7 +175,9 @@ class Chaos:
         states = [one["state"] for one in msgspec.json.decode(done.stdout)]
         if states != ["ready"] * len(self.lab.hosts):
             return [f"the hosts are {states}"]
-        return checks.engines(workload.engines(self.lab))
+        running = workload.engines(self.lab)
+        store = {name: (host, epoch) for name, (host, epoch, _) in workload.homes(self.observer).items()}
+        return checks.engines(running) or checks.agreement(store, running, workload.live_sets(self.lab))
 
     def _judge(
         self,
@@ -164,7 +194,12 @@ class Chaos:
             promoted = outcome.round.fault in LOSES_HOST and now[server][1] > before[server][1]
             outcome.broken += checks.beyond_the_lag(server, missing, fault_at, lags[server] if promoted else None)
             outcome.lost[server] = len(missing)
+            outcome.acknowledged[server] = len(told[server])
+            outcome.oldest_lost_s = max([outcome.oldest_lost_s, *(fault_at - ack.at for ack in missing)])
+            if not promoted:
+                outcome.broken += checks.kept(self._stored[server], held[server], self._known[server])
             self._known[server] |= {ack.number for ack in missing}
+            self._stored[server] = held[server]
         total, wanted = workload.total(self.observer), workload.ACCOUNTS * workload.EACH
         outcome.broken += checks.balance(total, wanted, list(held["bank"]))
         outcome.broken += checks.writers(workload.stamped(self.observer))
@@ -180,42 +215,85 @@ def _signal(pid: int | None, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def rounds(options: argparse.Namespace) -> Iterator[Outcome]:
-    chaos = Chaos(options.name, options.seed)
-    try:
-        for number in range(options.first, options.first + options.rounds):
-            yield chaos.play(number)
-    finally:
-        print(f"{chaos.looks} looks at the processes; for one look only: {chaos.brief or 'nothing'}")
-        chaos.close()
+def _store_pid(host: LabHost) -> int | None:
+    """The host's member of the store; None if it has none."""
+    for pid in host.cgroup.pids():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "etcd":
+                return pid
+    return None
+
+
+def _pool(host: LabHost) -> Path:
+    """Where the host's pool is, as seen from here: through the root of one of its own processes."""
+    return Path(f"/proc/{host.pid_of('drover') or host.pid_of('dockerd')}/root{host.state_dir}/volumes/pool")
+
+
+def _fill(host: LabHost) -> None:
+    """Take nearly all that is left on the disk of the host's volumes."""
+    pool = _pool(host)
+    free_bytes = shutil.disk_usage(pool).free - LEFT_BYTES
+    with (pool / FILL).open("wb") as file, contextlib.suppress(OSError):
+        while free_bytes > LEFT_BYTES:
+            os.posix_fallocate(file.fileno(), file.tell(), min(free_bytes, 1 << 28))
+            file.seek(0, os.SEEK_END)
+            free_bytes = shutil.disk_usage(pool).free - LEFT_BYTES
+
+
+def rounds(options: argparse.Namespace, first: int) -> Iterator[Outcome]:
+    """From round `first` on. A round that broke something ends its lab."""
+    end = time.monotonic() + options.minutes * 60
+    number = first
+    while number <= options.rounds and time.monotonic() < end:
+        chaos = Chaos(options.name, options.seed)
+        broken = False
+        try:
+            while not broken and number <= options.rounds and time.monotonic() < end:
+                outcome = chaos.play(number)
+                broken, number = bool(outcome.broken), number + 1
+                yield outcome
+        finally:
+            print(f"{chaos.looks} looks at the processes; for one look only: {chaos.brief or 'nothing'}", flush=True)
+            chaos.close()
+
+
+def recorded(file: Path) -> list[Outcome]:
+    """All rounds of a report, the last of each seed and number."""
+    if not file.exists():
+        return []
+    found = [msgspec.json.decode(line, type=Outcome) for line in file.read_bytes().splitlines() if line.strip()]
+    return list({(one.seed, one.round.number): one for one in found}.values())
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--from", dest="first", type=int, default=1, metavar="N", help="the first round's number")
-    parser.add_argument("--report", type=Path, default=Path("out/chaos.jsonl"))
-    parser.add_argument("--name", default=f"chaos{os.getpid()}", help="the lab's name")
-    options = parser.parse_args()
+    options = _options()
     options.report.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    faults: Counter[str] = Counter()
-    broken = lost = 0
+    done = [one.round.number for one in recorded(options.report) if one.seed == options.seed]
+    broken = 0
     with options.report.open("ab") as report:
-        for outcome in rounds(options):
+        for outcome in rounds(options, max(done, default=0) + 1):
             report.write(msgspec.json.encode(outcome) + b"\n")
             report.flush()
-            faults[outcome.round.fault] += 1
             broken += bool(outcome.broken)
-            lost += sum(outcome.lost.values())
-            print(
-                "\n".join(f"   BROKEN {line}" for line in outcome.broken) or f"   held, {outcome.took_s:.0f} s",
-                flush=True,
-            )
-    print(f"{sum(faults.values())} rounds: {dict(sorted(faults.items()))}")
-    print(f"{broken} broke a promise; {lost} acknowledged writes were lost, within the lag on display")
+            held = f"   held, {outcome.took_s:.0f} s, {outcome.whole_s:.0f} of them until all was whole"
+            print("\n".join(f"   BROKEN {line}" for line in outcome.broken) or held, flush=True)
+    all_rounds = recorded(options.report)
+    print(account.text(all_rounds))
+    if options.docs:
+        DOCS.write_text(account.written(DOCS.read_text(), all_rounds))
     return 1 if broken else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=20, help="how many the report is to have of this seed")
+    parser.add_argument("--minutes", type=float, default=600.0, help="how long this sitting may begin rounds")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path, default=Path("out/chaos.jsonl"))
+    parser.add_argument("--docs", action="store_true", help="write the account into docs/reliability.md")
+    parser.add_argument("--name", default=f"chaos{os.getpid()}", help="the lab's name")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ balance      the bank's accounts and its history                      the databa
 stamps       the lines that the raw writer left on its volume         P1: one writer, one host per epoch
 holders      who has each address, before and after                   the address moves with the container
 engines      on which engines each container runs                     P1: on one
+kept         what a database had before and has after                 its history is only appended to
+agreement    store, engines and disks about each container            they say the same
 """
 
 from __future__ import annotations
@@ -94,3 +96,41 @@ def holders(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 def engines(found: Mapping[str, Sequence[str]]) -> list[str]:
     """Every container runs on exactly one engine."""
     return [f"P1: {name} runs on {list(hosts) or 'no host'}" for name, hosts in found.items() if len(hosts) != 1]
+
+
+def kept(before: frozenset[int], after: frozenset[int], known: frozenset[int]) -> list[str]:
+    """A history is only appended to: what was stored before the round is stored after it, also what nobody was told.
+    `known`: what the round may have lost."""
+    gone = sorted(before - after - known)
+    return [f"P3: {len(gone)} entries of the history are gone, {gone[0]} the first"] if gone else []
+
+
+def agreement(
+    store: Mapping[str, tuple[str, int]],
+    found: Mapping[str, Sequence[str]],
+    disks: Mapping[str, Sequence[tuple[str, int]]],
+) -> list[str]:
+    """For each server what the store says (host, epoch of its volume), the engines that run it, and the hosts and
+    epochs of the live sets that disks have of its volume: one of each, and the same."""
+    said = []
+    for name, (host, epoch) in store.items():
+        if list(found.get(name, ())) != [host]:
+            said.append(f"the store has {name} on {host}, and it runs on {list(found.get(name, ())) or 'no host'}")
+        if list(disks.get(name, ())) != [(host, epoch)]:
+            said.append(
+                f"the store has {name}'s volume on {host} at epoch {epoch}, and disks have {disks.get(name, ())}"
+            )
+    return said
+
+
+def local_addresses(fib_trie: str) -> frozenset[str]:
+    """The addresses that a network namespace itself answers for, from its `/proc/PID/net/fib_trie`, but for its own
+    loopback's."""
+    found, last = set(), ""
+    for line in fib_trie.splitlines():
+        text = line.strip()
+        if text.startswith("|-- "):
+            last = text.removeprefix("|-- ")
+        elif text == "/32 host LOCAL" and not last.startswith("127."):
+            found.add(last)
+    return frozenset(found)

@@ -11,6 +11,10 @@ move of a stateful container begins just before it.
     agent        its daemon is killed                                starting it
     hang         its daemon is stopped (SIGSTOP)                     SIGCONT
     engine       its engine is killed                                starting it
+    silent       its engine is stopped (SIGSTOP): nothing answers    SIGCONT
+    one-way      what one other host sends does not reach it         taking the rule away
+    store        its member of the store is killed                   the daemon, by itself
+    full         the disk of its volumes is filled up                removing what fills it
     none         nothing: only the move                              nothing
 """
 
@@ -21,7 +25,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-FAULTS = ("power", "cable", "pair", "freeze", "agent", "hang", "engine", "none")
+FAULTS = ("power", "cable", "pair", "freeze", "agent", "hang", "engine", "silent", "one-way", "store", "full", "none")
+WITH_PEER = ("pair", "one-way")
 MOVE_SHARE = 0.4
 LONGEST_HOLD_S = 9.0
 LONGEST_DELAY_S = 2.5
@@ -29,7 +34,7 @@ LONGEST_DELAY_S = 2.5
 
 class Round(msgspec.Struct, frozen=True):
     """`moved`, `target`: the container that is moved just before the fault, and where to (empty: none); the fault comes
-    `delay_s` after the move's begin and is mended after `hold_s`. `peer`: the other one of a pair."""
+    `delay_s` after the move's begin and is mended after `hold_s`. `peer`: the other one of a pair, or who is unheard."""
 
     number: int
     fault: str
@@ -58,7 +63,7 @@ def draw(seed: int, number: int, hosts: Sequence[str], movable: Sequence[str]) -
         fault=fault,
         host=host,
         hold_s=0.0 if fault == "none" else dice.uniform(0.5, LONGEST_HOLD_S),
-        peer=dice.choice(others) if fault == "pair" else "",
+        peer=dice.choice(others) if fault in WITH_PEER else "",
         moved=dice.choice(movable) if moves else "",
         target=dice.choice(hosts) if moves else "",
         delay_s=dice.uniform(0.0, LONGEST_DELAY_S) if moves else 0.0,

@@ -3,7 +3,8 @@
 Theory of operation. All hosts of a lab are one kernel, so one look at its cgroups shows every container's processes of
 every host at one instant, whatever the daemons believe. `LiveWatch` takes such a look all the time and hands it to
 `decide.invariants.violations`, which the simulation uses too. A frozen host's processes do not run, so they do not
-count; one that was thawed may run until its watchdog has run: what lasts for more than one look counts.
+count; one that was thawed may run until its watchdog has run: what lasts for more than one look counts. Addresses are
+those that a process's network namespace has, from the kernel.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.chaos import workload
+from tests.chaos import checks, workload
 
 from drover.decide.invariants import Live, violations
 from drover.lab import Lab
@@ -53,6 +54,7 @@ class LiveWatch:
         self.looks = 0
         self._lab = lab
         self._names: dict[Path, str] = {}
+        self._addresses: dict[Path, frozenset[str]] = {}
         self._last: frozenset[str] = frozenset()
         self._watch = Watch(self._look, LOOK_EVERY_S)
 
@@ -71,8 +73,9 @@ class LiveWatch:
         for host in self._lab.hosts:
             with contextlib.suppress(OSError):
                 if host.cgroup.exists() and not host.is_frozen:
-                    names = {self._name(child) for child in host.cgroup.path.iterdir() if child.is_dir()}
-                    yield from (self._process(host.name, name) for name in sorted(names - {""}))
+                    for child in sorted(host.cgroup.path.iterdir()):
+                        if child.is_dir() and (name := self._name(child)):
+                            yield self._process(host.name, name, self._addresses.get(child, frozenset()))
 
     def _name(self, cgroup: Path) -> str:
         """The server whose processes are in a container's cgroup; empty if they are not one's, or have ended."""
@@ -83,11 +86,15 @@ class LiveWatch:
             environment = Path(f"/proc/{pids[0]}/environ").read_bytes().split(b"\0")
             marks = [entry.removeprefix(_MARK).decode() for entry in environment if entry.startswith(_MARK)]
             self._names[cgroup] = marks[0] if marks else ""
+        if self._names[cgroup] and not self._addresses.get(cgroup):
+            trie = Path(f"/proc/{pids[0]}/net/fib_trie").read_text()
+            self._addresses[cgroup] = checks.local_addresses(trie)
         return self._names[cgroup]
 
     @staticmethod
-    def _process(host: str, name: str) -> Live:
-        return Live(host=host, container=name, exclusive=True, volumes=frozenset({name}))
+    def _process(host: str, name: str, addresses: frozenset[str]) -> Live:
+        has = frozenset((workload.NETWORK, address) for address in addresses)
+        return Live(host=host, container=name, exclusive=True, volumes=frozenset({name}), addresses=has)
 
 
 class LagWatch:

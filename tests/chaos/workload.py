@@ -31,7 +31,7 @@ NETWORK = "chaos"
 ACCOUNTS, EACH = 10, 100
 READY_DEADLINE_S = 120.0
 COMMAND_TIMEOUT_S = 60.0
-_BANK_CLIENT = """n=0
+_BANK_CLIENT = """n=0; export PGCONNECT_TIMEOUT=2
 while :; do
   n=$((n+1)); a=$((n % 10)); b=$(((n * 7 + 3) % 10))
   timeout 5 psql -h bank -U postgres -qc "begin; update accounts set balance = balance - 1 where id = $a;
@@ -168,3 +168,15 @@ def homes(observer: LabHost) -> dict[str, tuple[str, int, float | None]]:
         for one in shown
         if one["name"] in SERVERS
     }
+
+
+def live_sets(lab: Lab) -> dict[str, list[tuple[str, int]]]:
+    """The hosts and epochs of the live sets that disks have of each server's volume."""
+    found: dict[str, list[tuple[str, int]]] = {name: [] for name in SERVERS}
+    for host in lab.hosts:
+        listed = host.exec(["sh", "-c", f"ls -d {host.state_dir}/volumes/*/live/*@*"], check=False, timeout_s=30.0)
+        for path in listed.stdout.split():
+            name, _, epoch = path.rpartition("/")[2].rpartition("@")
+            if name in found:
+                found[name].append((host.name, int(epoch)))
+    return found

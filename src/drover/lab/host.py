@@ -254,6 +254,10 @@ class LabHost:
         else:
             net.cut_pair(self.lab, self.name, self.lab.host(from_host).name)
 
+    def deafen(self, to_host: str) -> None:
+        """Drop all frames that another host sends to this one; what this one sends arrives."""
+        net.cut_one_way(self.lab, self.lab.host(to_host).name, self.name)
+
     def heal(self) -> None:
         net.heal(self.lab, self.name)
 

@@ -120,6 +120,11 @@ def cut_pair(lab: Topology, one: str, other: str) -> None:
     _change_pairs(lab, "add", {(one, other), (other, one)})
 
 
+def cut_one_way(lab: Topology, source: str, target: str) -> None:
+    """Drop every frame from one host to another; the other way stays open."""
+    _change_pairs(lab, "add", {(source, target)})
+
+
 def heal(lab: Topology, host: str) -> None:
     """The host's cable is connected and nothing between it and another host is dropped."""
     set_link(lab, host, up=True)
