@@ -34,7 +34,7 @@ LONGEST_DELAY_S = 2.5
 
 class Round(msgspec.Struct, frozen=True):
     """`moved`, `target`: the container that is moved just before the fault, and where to (empty: none); the fault comes
-    `delay_s` after the move's begin and is mended after `hold_s`. `peer`: the other one of a pair, or who is unheard."""
+    `delay_s` after the move's begin and is mended after `hold_s`. `peer`: the other of a pair, or who is unheard."""
 
     number: int
     fault: str

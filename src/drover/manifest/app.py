@@ -7,9 +7,10 @@ profiles applied. It is judged as it stands: what is not a mapping where it must
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -63,19 +64,34 @@ def read_app(canonical: Mapping[str, Any], name: str, files: FileIds) -> Read:
     said = unhonoured(dict(canonical))
     told: list[str] = []
     for key, one in services.items():
-        asked = mapping(one, f"services.{key}")
-        made[key] = _service(name, key, asked, networks, volumes, files)
-        said += doubts(key, asked, bool(made[key].addresses))
-        told += notes(key, asked)
+        with _of_compose(f"services.{key}"):
+            asked = mapping(one, f"services.{key}")
+            made[key] = _service(name, key, asked, networks, volumes, files)
+            said += doubts(key, asked, bool(made[key].addresses))
+            told += notes(key, asked)
     _check_dependencies(made)
-    app = App(
-        name=name,
-        services=made,
-        networks=tuple(_networks(canonical, networks, name)),
-        volumes=tuple(_volumes(canonical, volumes, name)),
-        warnings=tuple(dict.fromkeys(said)),
-    )
+    with _of_compose("networks or volumes"):
+        app = App(
+            name=name,
+            services=made,
+            networks=tuple(_networks(canonical, networks, name)),
+            volumes=tuple(_volumes(canonical, volumes, name)),
+            warnings=tuple(dict.fromkeys(said)),
+        )
     return Read(app, tuple(dict.fromkeys(told)))
+
+
+@contextlib.contextmanager
+def _of_compose(where: str) -> Iterator[None]:
+    """What Compose prints has the shape that the code below relies on; what came from elsewhere may not. Raises
+    `Invalid` for it, with what was met."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise Invalid(
+            f"{where} does not have the form that Compose prints: {type(error).__name__}: {error}",
+            hint="see what `docker compose config --format json` makes of the file",
+        ) from error
 
 
 def _names(canonical: Mapping[str, Any], table: str, app: str) -> dict[str, str]:
