@@ -7,16 +7,23 @@ ids are not in the calls and are blanked in the answers.
 |---|---|
 | `CASES` | status and message |
 | `MALFORMED` | refused by both: 20.10 says 500 where newer engines and Drover say 400, in their JSON parser's words |
+| drawn | status, and the whole answer but for ids: calls about one container with values drawn from `SEED` |
+
+`tests/fuzz` does the same without a lab, on the server's code alone, with far more input.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import pytest
 from stock import docker_program
@@ -183,3 +190,87 @@ def test_a_body_that_is_too_large_is_refused(host: LabHost) -> None:
         return  # refused before the end, which a client that only writes sees as a cut
     assert status.split()[1] in ("400", "413")
     assert b"message" in message
+
+
+# -- drawn ------------------------------------------------------------------------------------------------------------
+
+SEED = 20
+DRAWN = 80
+NUMBERS = ("", "0", "1", "-1", "true", "yes", "all", "99999999999999999999", "1e9", "%", "[]", "{}")
+PATHS = ("../../etc/passwd", "/etc/passwd", "/nowhere/..", "a b", "x" * 300, "\u00fc", "'", '"', "$(id)", "NONSENSE")
+VALUES = NUMBERS + PATHS
+ABOUT_ONE = (
+    ("GET", "/containers/known/top?ps_args={}"),
+    ("GET", "/containers/known/logs?stdout=1&tail={}"),
+    ("GET", "/containers/known/logs?stdout=1&since={}"),
+    ("GET", "/containers/known/logs?stdout={}"),
+    ("GET", "/containers/known/archive?path={}"),
+    ("GET", "/containers/{}/json"),
+    ("GET", "/containers/{}/top"),
+    ("GET", "/exec/{}/json"),
+    ("POST", "/containers/known/resize?h={}&w={}"),
+    ("POST", "/containers/known/kill?signal={}"),
+    ("POST", "/containers/nope/stop?t={}"),
+    ("POST", "/containers/nope/wait?condition={}"),
+)
+NO_HARM = ("KILL", "9", "1", "0", "")
+"""Signals that a drawn kill must not send: an empty one kills, too."""
+
+
+def drawn() -> list[Case]:
+    dice = random.Random(SEED)
+    cases = []
+    while len(cases) < DRAWN:
+        method, template = dice.choice(ABOUT_ONE)
+        values = [dice.choice(VALUES) for _ in range(template.count("{}"))]
+        if "kill" in template and (values[0] in NO_HARM or values[0].isdigit()):
+            continue
+        cases.append(Case(method, template.format(*(quote(value, safe="") for value in values))))
+    return list(dict.fromkeys(cases))
+
+
+def test_drawn_calls_about_one_container_are_answered_as_by_its_engine(host: LabHost) -> None:
+    different = []
+    for case in drawn():
+        answers = [ask(path, case) for path in (host.gateway_socket, host.docker_socket)]
+        if answers[0] != answers[1]:
+            different.append((case.method, case.path, *answers))
+    assert not different
+    assert ask(host.gateway_socket, Case("GET", "/containers/known/json"))[0] == 200
+
+
+THROW = """
+import base64, json, socket, ssl, sys
+address, answered = sys.argv[1], []
+for port in (4740, 4741, 4742):
+    for text in json.loads(sys.argv[2]):
+        for wrapped in (False, True):
+            try:
+                plain = socket.create_connection((address, port), 5)
+                plain.settimeout(2)
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                peer = context.wrap_socket(plain) if wrapped else plain
+                peer.sendall(base64.b64decode(text))
+                said = peer.recv(4000)
+                if said.startswith(b"HTTP/1.1 2"):
+                    answered.append([port, said.decode("latin-1")[:300]])
+                peer.close()
+            except OSError:
+                pass
+print(json.dumps(answered))
+"""
+"""Without a certificate: what was answered with success."""
+
+
+def test_bytes_of_any_kind_at_a_daemons_ports_open_nothing_and_harm_nobody(host: LabHost, cluster: Lab) -> None:
+    dice = random.Random(SEED)
+    thrown = [bytes(dice.randrange(256) for _ in range(dice.randrange(1, 200))) for _ in range(3)]
+    paths = ("/hosts", "/tokens", "/volumes/..%2f..%2fetc/stream?epoch=1", "/ca/../hosts", "//status", "/version")
+    thrown += [f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode() for path in paths]
+    thrown.append(b"POST /v3/kv/range HTTP/1.1\r\nHost: a\r\nContent-Length: 14\r\n\r\n" + b'{"key": "AA=="}')
+    texts = json.dumps([base64.b64encode(one).decode() for one in thrown])
+    asked = [sys.executable, "-c", THROW, cluster.hosts[1].address, texts]
+    assert json.loads(host.exec(asked, timeout_s=100.0).stdout) == []
+    for one in cluster.hosts:
+        assert ask(one.gateway_socket, Case("GET", "/containers/known/json"))[0] == 200
