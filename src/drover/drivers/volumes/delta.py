@@ -15,6 +15,7 @@ read, and its checksum is that of what arrived.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -101,8 +102,12 @@ def pieces(root: Path, path: str, known: str | None) -> Iterator[bytes]:
         with Beneath(root) as beneath:
             place, name = beneath.at(path)
             handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # it is a link now
+            return
+        raise
     try:
         found = os.fstat(handle)
         head = Patch(
