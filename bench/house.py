@@ -19,7 +19,7 @@ from drover.lab import LabHost
 
 HELP, IDLE = Budget(150.0), Budget(1.0)
 IDLE_S, QUICK_IDLE_S = 10.0, 5.0
-_SETTLE_S = 6.0
+_SETTLE_S = 4.0
 
 
 def rows(bed: Bed) -> Iterator[Row]:
@@ -36,7 +36,7 @@ def rows(bed: Bed) -> Iterator[Row]:
         with running(host.gateway_socket, "bench-idle", body):
             time.sleep(_SETTLE_S)
             span_s = IDLE_S if bed.effort.lab_rounds > 1 else QUICK_IDLE_S
-            figures = [_used_percent(host, span_s) for _ in range(bed.effort.lab_rounds + 1)]
+            figures = [_used_percent(host, span_s) for _ in range(bed.effort.lab_rounds)]
         yield alone("an idle agent: share of a core", "%", figures, IDLE)
     finally:
         host.exec(["docker", "volume", "rm", "-f", "bench-idle"], check=False, timeout_s=60.0)
