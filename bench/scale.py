@@ -79,7 +79,8 @@ class Life(msgspec.Struct, frozen=True):
     interval_s: float = 5.0
 
 
-LIFE = Life()
+LIFE, CALM = Life(), Life(volume_share=0.0)
+"""CALM: nobody's volumes are copied."""
 
 
 class Steady(msgspec.Struct, frozen=True):
@@ -102,6 +103,13 @@ class Cost(msgspec.Struct, frozen=True):
     containers: int
     operation: str
     figure: float
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """All that was measured: `scale.json`."""
+
+    store: StoreCost
+    costs: list[Cost]
 
 
 def identity(number: int) -> str:
@@ -257,15 +265,15 @@ def measure(hosts: int, containers: int) -> Iterator[Cost]:
         yield Cost(hosts, containers, name, operation(one))
 
 
-def steady(found: dict[str, float], hosts: int, containers: int, store: StoreCost) -> Steady:
+def steady(found: dict[str, float], hosts: int, containers: int, store: StoreCost, life: Life = LIFE) -> Steady:
     """`found`: what operations cost at this size.
 
     A refreshed copy is one commit of its host (`synced_at`). Every daemon reads and applies every commit, and looks
     over what it has (`agent.RELEVANT`: volumes' facts, and the records that a restart changes); what tells of a
     container wires its kernel anew.
     """
-    restarts = containers * LIFE.restarts_per_day / 86_400 * LIFE.commits_per_restart
-    refreshes = containers * LIFE.volume_share / LIFE.interval_s
+    restarts = containers * life.restarts_per_day / 86_400 * life.commits_per_restart
+    refreshes = containers * life.volume_share / life.interval_s
     commits, renewals = restarts + refreshes, hosts * RENEWALS / LEASE_S
     deliveries = commits * hosts
     return Steady(
@@ -281,10 +289,10 @@ def steady(found: dict[str, float], hosts: int, containers: int, store: StoreCos
 
 def table(costs: list[Cost]) -> str:
     """A row per size, a column per operation; milliseconds, but seconds for `all` and bytes for `record`."""
-    shown = {"all": lambda figure: f"{figure:.1f} s", "record": lambda figure: f"{figure:.0f} B"}
+    shown = {"all": lambda figure: f"{_shown(figure)} s", "record": lambda figure: f"{figure:.0f} B"}
     rows = ["| hosts | containers | " + " | ".join(OPERATIONS) + " |", "|--:" * (len(OPERATIONS) + 2) + "|"]
     for size, found in by_size(costs).items():
-        cells = (shown.get(name, lambda figure: f"{figure * 1000:.3g}")(found[name]) for name in OPERATIONS)
+        cells = (shown.get(name, lambda figure: _shown(figure * 1000))(found[name]) for name in OPERATIONS)
         rows.append(f"| {size[0]:,} | {size[1]:,} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -336,7 +344,7 @@ def draw(costs: list[Cost], lives: list[Steady]) -> str:
     )
 
 
-def knees(lives: list[Steady]) -> str:
+def knees(costs: list[Cost], lives: list[Steady]) -> str:
     """Where each thing is used up, between two sizes by the logarithms of both."""
     limits = {
         "an agent needs 5 % of a core": ("agent_cores", 0.05),
@@ -347,8 +355,20 @@ def knees(lives: list[Steady]) -> str:
     rows = ["| when | hosts | containers |", "|---|--:|--:|"]
     for what, (name, limit) in limits.items():
         at = crossing([(one.hosts, one.containers, getattr(one, name)) for one in lives], limit)
-        rows.append(f"| {what} | " + ("beyond | beyond |" if at is None else f"{at[0]:,.0f} | {at[1]:,.0f} |"))
+        rows.append(f"| {what} | {_place_of(at)} |")
+    lost = [(one.hosts, one.containers, one.figure) for one in costs if one.operation == "lost"]
+    rows.append(
+        f"| the leader needs 1 s to find new places for a lost host's containers | {_place_of(crossing(lost, 1.0))} |"
+    )
+    everything = [(one.hosts, one.containers, one.figure) for one in costs if one.operation == "all"]
+    rows.append(
+        f"| placing all containers one after the other takes 20 s | {_place_of(crossing(everything, ALL_BUDGET_S))} |"
+    )
     return "\n".join(rows)
+
+
+def _place_of(at: tuple[float, float] | None) -> str:
+    return "beyond | beyond" if at is None else f"{at[0]:,.0f} | {at[1]:,.0f}"
 
 
 def crossing(points: list[tuple[int, int, float]], limit: float) -> tuple[float, float] | None:
@@ -377,24 +397,24 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--largest", type=int, default=SIZES[-1][1], metavar="N", help="containers of the largest size")
     parser.add_argument("--docs", action="store_true", help="write the figures into docs/scale.md and docs/scale.svg")
+    parser.add_argument("--recorded", action="store_true", help="measure nothing: what OUT/scale.json has")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        store = store_cost(Path(directory))
-    print(store, flush=True)
-    costs: list[Cost] = []
-    for hosts, containers in SIZES:
-        if containers <= options.largest:
-            costs += measure(hosts, containers)
-            print(table(costs).splitlines()[-1], flush=True)
-    lives = [steady(found, *size, store) for size, found in by_size(costs).items()]
+    file = options.out / "scale.json"
+    figures = msgspec.json.decode(file.read_bytes(), type=Figures) if options.recorded else _measured(options.largest)
+    costs, store = figures.costs, figures.store
+    lives, calm = (
+        [steady(found, *size, store, life) for size, found in by_size(costs).items()] for life in (LIFE, CALM)
+    )
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "scale.json").write_bytes(msgspec.json.encode({"store": store, "costs": costs, "steady": lives}))
+    file.write_bytes(msgspec.json.encode(figures))
     (options.out / "scale.svg").write_text(draw(costs, lives))
     sections = {
         "costs": table(costs),
         "store": store.table(),
         "steady": steady_table(lives),
-        "knees": knees(lives),
+        "knees": knees(costs, lives),
+        "calm": steady_table(calm),
+        "calm-knees": knees(costs, calm),
     }
     print("\n\n".join(sections.values()))
     if options.docs:
@@ -402,6 +422,18 @@ def main() -> int:
         page_file.write_text(written(page_file.read_text(), sections))
         (DOCS / "scale.svg").write_text(draw(costs, lives))
     return 0
+
+
+def _measured(largest: int) -> Figures:
+    with tempfile.TemporaryDirectory() as directory:
+        store = store_cost(Path(directory))
+    print(store, flush=True)
+    costs: list[Cost] = []
+    for hosts, containers in SIZES:
+        if containers <= largest:
+            costs += measure(hosts, containers)
+            print(table(costs).splitlines()[-1], flush=True)
+    return Figures(store, costs)
 
 
 if __name__ == "__main__":
