@@ -22,8 +22,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from drover.wire.nesting import MALFORMED
-
 KEPT = 1024
 WAITING_EVENTS = 1000
 IDLE_S = 1.0
@@ -155,7 +153,7 @@ def _take(changes: Iterator[Change], limit: int) -> Iterator[Change]:
 def _value(body: bytes | None) -> Any:
     try:
         return msgspec.json.decode(body or b"null")
-    except MALFORMED:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return (body or b"").decode("utf-8", "replace")
 
 
