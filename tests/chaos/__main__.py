@@ -26,6 +26,7 @@ import msgspec
 from tests.chaos import account, checks, drawing, workload
 from tests.chaos.watch import LagWatch, LiveWatch
 
+from drover.errors import DroverError
 from drover.lab import Lab, cluster
 from drover.lab.host import LabHost
 from drover.lab.processes import wait_until
@@ -97,7 +98,10 @@ class Chaos:
         outcome = Outcome(drawn, self._mended(drawn), seed=self.seed)
         outcome.whole_s = time.monotonic() - mending
         if not outcome.broken:
-            self._judge(outcome, fault_at, lags, epochs)
+            try:
+                self._judge(outcome, fault_at, lags, epochs)
+            except DroverError as error:  # a server that answered a moment ago
+                outcome.broken.append(f"P5: whole, and then not: {error}")
         outcome.took_s = time.monotonic() - begin
         outcome.looks = self._live.looks - looked
         return outcome
@@ -175,6 +179,8 @@ class Chaos:
         states = [one["state"] for one in msgspec.json.decode(done.stdout)]
         if states != ["ready"] * len(self.lab.hosts):
             return [f"the hosts are {states}"]
+        if moving := workload.moving(self.observer):
+            return moving
         running = workload.engines(self.lab)
         store = {name: (host, epoch) for name, (host, epoch, _) in workload.homes(self.observer).items()}
         return checks.engines(running) or checks.agreement(store, running, workload.live_sets(self.lab))

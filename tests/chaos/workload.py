@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 from tests.chaos import checks
 
+from drover.cli.client import Client
 from drover.lab import Lab
 from drover.lab.host import LabHost
 from drover.lab.processes import wait_until
@@ -31,6 +32,7 @@ NETWORK = "chaos"
 ACCOUNTS, EACH = 10, 100
 READY_DEADLINE_S = 120.0
 COMMAND_TIMEOUT_S = 60.0
+OVER = ("done", "aborted")
 _BANK_CLIENT = """n=0; export PGCONNECT_TIMEOUT=2
 while :; do
   n=$((n+1)); a=$((n % 10)); b=$(((n * 7 + 3) % 10))
@@ -132,6 +134,12 @@ def wait_for_progress(observer: LabHost) -> None:
     for server, count in before.items():
         _wait(lambda s=server, c=count: len(acknowledged(observer, s)) > c + 2, f"new writes of {server}")
     _wait(lambda: any(stamp.uptime_s > last for stamp in stamped(observer)[-3:]), "new stamps")
+
+
+def moving(observer: LabHost) -> list[str]:
+    """The moves that are not over, in words."""
+    moves = Client(f"unix://{observer.drover_socket}").get("/moves")
+    return [f"{one['name']} moves to {one['target']}: {one['phase']}" for one in moves if one["phase"] not in OVER]
 
 
 def stored(observer: LabHost) -> Mapping[str, frozenset[int]]:

@@ -89,7 +89,7 @@ def _of_compose(where: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise Invalid(
-            f"{where} does not have the form that Compose prints: {type(error).__name__}: {error}",
+            f"{where} is not in Compose's canonical form: {type(error).__name__}: {error}",
             hint="see what `docker compose config --format json` makes of the file",
         ) from error
 
