@@ -16,7 +16,7 @@ import pytest
 
 from drover.drivers.engine.port import OwnFiles
 from drover.drivers.insides import log
-from drover.drivers.insides.linux import LinuxInsides, listening_ports
+from drover.drivers.insides.linux import LinuxInsides, listening_ports, served_connections
 from drover.errors import NotFound, Unavailable
 from drover.model.records import Part
 
@@ -204,6 +204,10 @@ def test_listening_ports_are_those_that_others_reach() -> None:
         "   5: 00000000000000000000000001000000:0051 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 4",
     ]
     assert listening_ports(lines) == {5432, 80}
+    assert served_connections(lines) == 1
+    finished = lines[3].replace(" 01 ", " 06 ")
+    outgoing = lines[3].replace(":1538 ", ":1539 ")
+    assert served_connections([*lines, finished, outgoing, lines[3].replace(" 01 ", " 03 ")]) == 2
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from drover.agent.view import View
 from drover.agent.volume_life import VolumeLife
 from drover.agent.volume_rounds import VolumeRounds
 from drover.agent.volumes import ASIDE, VolumeKeeper, VolumeSource
+from drover.agent.withdrawal import Senders, Withdrawer
 from drover.decide import encryption, overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of
@@ -76,6 +77,8 @@ class Drivers(msgspec.Struct, frozen=True):
     """Where configs and secrets are kept; None: nowhere, and containers that use some get none."""
     backups: Backups | None = None
     """None: this host makes no backups."""
+    senders: Senders | None = None
+    """Who must hear first that a container ends; None: nobody."""
 
 
 class Actor:
@@ -101,6 +104,7 @@ class Actor:
         self.rounds = VolumeRounds(self.keeper, view, now)
         self.life = VolumeLife(host, mirror, reporter, self.keeper, drivers.backups, now)
         self.belongings = Belongings(host, mirror, view, engine, drivers.insides, drivers.part_source, now)
+        self._withdrawer = Withdrawer(host, mirror, view, drivers.insides, drivers.senders)
         sources = Sources(self.keeper, drivers.volume_source, self.belongings)
         self.mover = Mover(host, mirror, view, reporter, engine, sources, self, now)
 
@@ -388,9 +392,11 @@ class Actor:
         if order.verb in ("start", "restart"):
             self._view.restarts.pop(container, None)
             self._view.mended.pop(container, None)
+            await self._withdrawer.withdraw(container, order)
             await self._endpoints.settle(record)
             return await self.start_engine(engine_id, order.verb, order.query, order.body)
         if order.verb not in ("connect", "disconnect"):
+            await self._withdrawer.withdraw(container, order)
             return await self._drivers.engine.order(engine_id, order.verb, order.query, order.body)
         asked = json.loads(order.body)
         if order.verb == "connect":

@@ -84,6 +84,8 @@ class NetworkKeeper:
         self._parks = False
         self._mtu_bytes = 0
         self._verified_at = float("-inf")
+        self._reached = 0
+        self._advanced = asyncio.Event()
 
     def verify(self) -> None:
         """Read the kernel's tables soon: they may have changed with the devices."""
@@ -144,6 +146,18 @@ class NetworkKeeper:
             del self._served[network]
         if verify or self._kept - set(wiring.networks):
             await self._sweep()
+        self._reached = cluster.revision
+        self._advanced.set()
+
+    async def reached(self, revision: int) -> None:
+        """Return once all that this host has is what the records asked at a revision, or later, however long that takes.
+
+        Whoever asks may see further than this host's picture yet: then the change's own batch wakes the keeper."""
+        while self._reached < revision:
+            if self._mirror.cluster.revision >= revision:
+                self._wake.set()
+            self._advanced.clear()
+            await woken(self._advanced, RETRY_S)
 
     async def _followed(self, cluster: Cluster) -> Wiring:
         """What this host must have at a picture; remembered, because the next picture differs little."""

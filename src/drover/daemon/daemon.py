@@ -67,6 +67,7 @@ from drover.daemon.store_recovery import (
 from drover.daemon.volume_life import LifeRoutes
 from drover.daemon.volumes import PeerVolumes, stream_routes
 from drover.daemon.watchdog_link import WatchdogLink
+from drover.daemon.withdrawal import PeerTables, tables_routes
 from drover.decide import health
 from drover.decide.default_network import default_network_draft
 from drover.decide.grace import expiry
@@ -122,11 +123,23 @@ class Daemon:
         volumes = volume_drivers(config)
         peers = self.volumes
         backups = Restic(config.state / "backup.env", config.state / "backup-cache")
-        drivers = Drivers(self.engine, self.network, volumes, self.images, peers, peers, LinuxInsides(), files, backups)
-        self.agent = Agent(config.name, self.mirror, self.store, drivers, time.time)
         self.keeper = NetworkKeeper(
             config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
         )
+        self.tables = PeerTables(config.name, self.mirror, self.keeper.reached, self._client_tls)
+        drivers = Drivers(
+            self.engine,
+            self.network,
+            volumes,
+            self.images,
+            peers,
+            peers,
+            LinuxInsides(),
+            files,
+            backups,
+            self.tables,
+        )
+        self.agent = Agent(config.name, self.mirror, self.store, drivers, time.time)
         self.fence = Fence(config.name, self.mirror, self.session, self.agent.view, self.engine, self.network)
         self.fence.on_open.append(self.keeper.verify)
         self.agent.guard(self.fence)
@@ -172,7 +185,7 @@ class Daemon:
         streams = stream_routes(keeper, self.agent.actor.belongings, self.agent.actor.rounds)
         on_volumes = [*streams, *volume_api_routes(), *life.routes(), *address_routes()]
         doctor = doctor_routes(self.config.name, self.mirror, self.keeper.doubts, self._client_tls)
-        doctor += network_routes(self.keeper.seen, self._client_tls)
+        doctor += network_routes(self.keeper.seen, self._client_tls) + tables_routes(self.keeper.reached)
         routes = [
             *image_routes(self.config.name, self.engine),
             *on_volumes,
@@ -292,6 +305,7 @@ class Daemon:
         await self.links.close()
         await self.store.close()
         await self.volumes.close()
+        await self.tables.close()
         await self.engine.close()
         await self.network.close()
         await self.member.stop()

@@ -82,7 +82,7 @@ def backends(cluster: Cluster, claims: Iterable[Address]) -> list[Address]:
     """Those of the claims whose containers should be sent to now, in the order of their addresses. One that is on its
     way to another host is sent to only if there is no other."""
     running = [one for one in claims if is_answering(cluster, one.container)]
-    staying = [one for one in running if not _is_leaving(cluster, one.container)]
+    staying = [one for one in running if not is_leaving(cluster, one.container)]
     staying = [one for one in staying if not is_between_hosts(cluster, one.container)] or staying
     healthy = [one for one in staying if _is_healthy(cluster.facts_of(one.container))]
     return sorted(healthy or staying, key=lambda claim: ip_order(claim.ip))
@@ -100,7 +100,7 @@ def is_between_hosts(cluster: Cluster, container: str) -> bool:
     return move is not None and move.phase in BETWEEN_HOSTS and record is not None and record.desired == "running"
 
 
-def _is_leaving(cluster: Cluster, container: str) -> bool:
+def is_leaving(cluster: Cluster, container: str) -> bool:
     """Whether it has been told to end, and has not yet."""
     record, facts = cluster.containers.get(container), cluster.facts_of(container)
     if record is None or record.desired == "removed":

@@ -5,6 +5,7 @@ switch                        effect
 `fail_next(method, error)`    the next call of that method raises `error`
 `full = True`                 nothing can be staged: the disk is full
 `ports`                       what `listening` answers
+`connections`                 what `serving` answers
 
 With an engine, `ending` is told by that when a container's process ends, unless `tells_ends` is False.
 """
@@ -36,6 +37,7 @@ class FakeInsides:
         self.tells_ends = True
         self.slow_s = 0.0
         self.ports: frozenset[int] = frozenset()
+        self.connections = 0
         self._placed: defaultdict[tuple[str, Part], dict[str, str]] = defaultdict(dict)
         self._staged: dict[tuple[str, Part], dict[str, str]] = {}
         self._failures: defaultdict[str, list[DroverError]] = defaultdict(list)
@@ -94,3 +96,6 @@ class FakeInsides:
 
     async def listening(self, pid: int) -> frozenset[int]:
         return self.ports
+
+    async def serving(self, pid: int) -> int:
+        return self.connections

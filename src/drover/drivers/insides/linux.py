@@ -13,8 +13,12 @@ from drover.drivers.insides import layer, log
 from drover.model.records import Part
 
 INIT_PID = 1
+TABLES = ("tcp", "tcp6")
 LISTEN = "0A"
 """The state of a listening socket in `/proc/PID/net/tcp`."""
+OPEN = ("01", "03", "04", "08")
+"""Those of connections that would break if the namespace ended now: established, being made, or with something left to
+send (FIN_WAIT1, CLOSE_WAIT)."""
 
 
 class LinuxInsides:
@@ -65,7 +69,10 @@ class LinuxInsides:
             os.close(descriptor)
 
     async def listening(self, pid: int) -> frozenset[int]:
-        return frozenset(_port_table(pid, "tcp") | _port_table(pid, "tcp6"))
+        return frozenset(port for name in TABLES for port in listening_ports(_sockets(pid, name)))
+
+    async def serving(self, pid: int) -> int:
+        return served_connections([line for name in TABLES for line in _sockets(pid, name)])
 
 
 def _is_first_of(pid: int, engine_id: str) -> bool:
@@ -79,12 +86,12 @@ def _is_first_of(pid: int, engine_id: str) -> bool:
     return engine_id in group and len(pids) > 1 and int(pids[-1]) == INIT_PID
 
 
-def _port_table(pid: int, name: str) -> set[int]:
-    """Nothing for a process that has ended."""
+def _sockets(pid: int, name: str) -> list[str]:
+    """The lines of `/proc/PID/net/tcp` or `tcp6`; none for a process that has ended."""
     try:
-        return listening_ports(Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:])
+        return Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
     except OSError:
-        return set()
+        return []
 
 
 def listening_ports(lines: Iterable[str]) -> set[int]:
@@ -92,6 +99,14 @@ def listening_ports(lines: Iterable[str]) -> set[int]:
     sockets = [line.split()[1:4] for line in lines if line.strip()]
     local = [where.partition(":") for where, _, state in sockets if state == LISTEN]
     return {int(port, 16) for address, _, port in local if not _is_loopback(address)}
+
+
+def served_connections(lines: Iterable[str]) -> int:
+    """How many connections to the listening ports are open."""
+    lines = list(lines)
+    ports = listening_ports(lines)
+    sockets = [line.split()[1:4] for line in lines if line.strip()]
+    return sum(state in OPEN and int(where.rpartition(":")[2], 16) in ports for where, _, state in sockets)
 
 
 def _is_loopback(address: str) -> bool:

@@ -55,3 +55,7 @@ class Insides(Protocol):
     async def listening(self, pid: int) -> frozenset[int]:
         """The TCP ports on which processes in this one's network namespace listen, 127.0.0.0/8 and ::1 excepted."""
         ...
+
+    async def serving(self, pid: int) -> int:
+        """How many TCP connections to those ports are open, those that are still being made included."""
+        ...
