@@ -9,6 +9,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from network_contract import FEWER, OTHER, TABLES, UNDERLAY, A, B, C, NetworkContract, network, remotes
@@ -16,6 +17,7 @@ from network_namespaces import Shell, encryption, first_used_in, namespace
 from pyroute2 import netns
 
 from drover.decide.parking import Parked
+from drover.decide.tables import Tables
 from drover.drivers.network.linux import LinuxNetwork
 
 pytestmark = pytest.mark.lab
@@ -53,6 +55,78 @@ async def test_a_damaged_table_is_repaired_by_the_next_change_or_look(driver: Li
     assert await driver.doubts(FEWER) == []
 
 
+BACKENDS = ("10.42.0.11", "10.42.0.12")
+BEHIND = Tables(
+    networks=(network(),), mesh={("tcp", 8080): tuple((ip, 80) for ip in BACKENDS)}, local=frozenset(BACKENDS)
+)
+ANSWERING = """
+import socket, sys
+server = socket.create_server((sys.argv[1], 80))
+print("ready", flush=True)
+while True:
+    server.accept()[0].sendall(b"hello")
+"""
+MANY = """
+import socket
+told = []
+for _ in range(4):
+    try:
+        told.append(socket.create_connection(("10.94.0.1", 8080), 30).recv(9).decode())
+    except OSError as error:
+        told.append(error.strerror)
+print(",".join(told))
+"""
+
+
+@contextmanager
+def backends(sh: Shell, *listening: str) -> Iterator[None]:
+    """Two containers on the bridge of `network()`, of which these listen."""
+    with ExitStack() as stack:
+        for number, ip in enumerate(BACKENDS):
+            name = f"{sh.namespace}-{number}"
+            netns.create(name)
+            stack.callback(netns.remove, name)
+            sh(f"ip link add v{number} type veth peer name e0 netns {name}; ip link set v{number} master dv42 up")
+            inside = (
+                f"ip link set lo up; ip addr add {ip}/16 dev e0; ip link set e0 up; ip route add default via 10.42.0.1"
+            )
+            subprocess.run(["ip", "netns", "exec", name, "sh", "-ec", inside], check=True)
+            if ip in listening:
+                server = stack.enter_context(python_in(name, ANSWERING, ip))
+                stack.callback(server.kill)
+                assert server.stdout is not None
+                assert server.stdout.readline() == "ready\n"
+        yield
+
+
+async def told(sh: Shell) -> list[str]:
+    """What four clients of the published port read, one after the other."""
+    with python_in(sh.namespace, MANY) as client:
+        return (await asyncio.to_thread(client.communicate))[0].strip().split(",")
+
+
+async def test_one_of_several_backends_that_refuses_is_passed_over(driver: LinuxNetwork, sh: Shell) -> None:
+    await driver.realise(network())
+    await driver.set_services(BEHIND)
+    with backends(sh, BACKENDS[1]):
+        assert await told(sh) == ["hello"] * 4
+
+
+async def test_where_all_refuse_the_client_hears_it(driver: LinuxNetwork, sh: Shell) -> None:
+    await driver.realise(network())
+    await driver.set_services(BEHIND)
+    with backends(sh):
+        assert set(await told(sh)) == {"Connection refused"}
+
+
+async def test_the_only_backend_is_believed_at_once(driver: LinuxNetwork, sh: Shell) -> None:
+    await driver.realise(network())
+    await driver.set_services(Tables(networks=(network(),), mesh={("tcp", 8080): ((BACKENDS[0], 80),)}))
+    with backends(sh, BACKENDS[1]):
+        assert set(await told(sh)) == {"Connection refused"}
+        assert "elements" not in sh("nft list set ip drover refusals")
+
+
 CONTAINER = "10.77.0.9"
 CONNECTING = """
 import socket, sys
@@ -68,8 +142,8 @@ while True:
 """
 
 
-def python_in(namespace: str, program: str) -> subprocess.Popen[str]:
-    command = ["ip", "netns", "exec", namespace, sys.executable, "-c", program]
+def python_in(namespace: str, program: str, *argv: str) -> subprocess.Popen[str]:
+    command = ["ip", "netns", "exec", namespace, sys.executable, "-c", program, *argv]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

@@ -33,7 +33,7 @@ print(socket.create_connection((sys.argv[1], 5301), 10).makefile().read())
 CONNECT = """
 import collections, json, socket, sys, time
 address, wanted, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-served, failed, errors = collections.Counter(), 0, collections.Counter()
+served, failed, broken, errors = collections.Counter(), 0, 0, collections.Counter()
 begun = time.monotonic()
 def stopped():
     try:
@@ -42,15 +42,18 @@ def stopped():
         return False
     return True
 while sum(served.values()) + failed < wanted or (stop != "-" and not stopped()):
+    made = False
     try:
         with socket.create_connection((address, 80), 10) as connection:
+            made = True
             connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
             answer = connection.makefile("rb").read().split(b"\\r\\n\\r\\n", 1)[1]
         served[answer.decode().strip()] += 1
     except (OSError, IndexError) as error:
         failed += 1
+        broken += made
         errors[repr(error)] += 1
-print(json.dumps({"served": served, "failed": failed, "errors": errors, "s": time.monotonic() - begun}))
+print(json.dumps({"served": served, "failed": failed, "broken": broken, "errors": errors, "s": time.monotonic() - begun}))
 """
 """One connection after the other, until so many were made and the file to stop is there."""
 PINGS = """

@@ -230,7 +230,7 @@ def test_what_a_client_reads_of_the_default_network(world: Cluster) -> None:
 
 def test_a_service_is_balanced_while_its_containers_change(world: Cluster, tmp_path: Path) -> None:
     world.docker("network", "create", "app")
-    names = ["back-1", "back-2", "back-3"]
+    names, kills = ["back-1", "back-2", "back-3"], range(1, CHANGES, 5)
     for name, host in zip(names, world.lab.hosts, strict=True):
         label = ("--label", "drover.service=back", "--network-alias", "back")
         world.run(name, "--network", "app", *label, *HEALTH, "-p", "8888:80", host=host.name)
@@ -250,7 +250,7 @@ def test_a_service_is_balanced_while_its_containers_change(world: Cluster, tmp_p
     with subprocess.Popen(client, stdout=subprocess.PIPE, text=True) as rolling:
         try:
             for number in range(CHANGES):
-                world.docker("restart", names[number % len(names)])
+                _change(world, names[number % len(names)], kill=number in kills)
                 _wait_for_backends(world, address, 3)
         finally:
             stop.touch()
@@ -258,18 +258,31 @@ def test_a_service_is_balanced_while_its_containers_change(world: Cluster, tmp_p
         during = msgspec.json.decode(rolling.stdout.read(), type=Outcome)
     steady = _connections(world, address, STEADY)
     print(f"\nduring {CHANGES} rolling changes: {during}\nsteady: {steady}")
-    assert (during.failed, steady.failed) == (0, 0)
+    assert steady.failed == 0
+    # One connection at a time: a kill may break the one that its container was answering, and no other.
+    assert during.broken <= len(kills), during
+    assert during.failed == during.broken, during
     assert len(steady.served) == 3
     assert all(abs(count - STEADY / 3) <= STEADY / 30 for count in steady.served.values())
     published = {world.fetch(world.first, "127.0.0.1:8888") for _ in range(6)}
     assert published == set(steady.served)
 
 
+def _change(world: Cluster, name: str, *, kill: bool) -> None:
+    if kill:
+        world.docker("kill", name)
+        world.docker("start", name)
+    else:
+        world.docker("restart", name)
+
+
 class Outcome(msgspec.Struct):
-    """What CONNECT tells: how many connections each backend served, how many failed and why, and the seconds."""
+    """What CONNECT tells: how many connections each backend served, how many failed and why, how many of these after
+    they had been made, and the seconds."""
 
     served: dict[str, int]
     failed: int
+    broken: int
     errors: dict[str, int]
     s: float
 

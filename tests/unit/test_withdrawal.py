@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 from cluster_factory import cid, container, host
@@ -95,7 +95,7 @@ def test_an_order_that_ends_nothing_waits_for_nobody(verb: r.Verb) -> None:
     [
         member(2, "h2", state="exited"),
         member(2, "h2", service="other"),
-        member(2, "h2", network="b" * 64) + [delete(r.key("addresses", NETWORK, "10.44.0.2"))],
+        [*member(2, "h2", network="b" * 64), delete(r.key("addresses", NETWORK, "10.44.0.2"))],
         [ordered(2, STOP)],
         member(1, "h1", state="exited"),
     ],
@@ -113,19 +113,18 @@ def test_a_container_of_no_service_ends_at_once() -> None:
 
 
 class Tables:
-    """`at`: host to the revision of its tables; `away`: hosts that cannot be asked."""
+    """`late_s`: host to how long its tables take (inf: for ever); `away`: hosts that cannot be asked."""
 
-    def __init__(self, **at: int) -> None:
-        self.at = at
+    def __init__(self) -> None:
+        self.late_s: dict[str, float] = {}
         self.away: set[str] = set()
-        self.asked: list[str] = []
+        self.asked: list[tuple[str, int]] = []
 
     async def reached(self, host: str, revision: int) -> None:
-        self.asked.append(host)
+        self.asked.append((host, revision))
         if host in self.away:
             raise Unavailable(f"host {host} cannot be reached")
-        while self.at.get(host, 0) < revision:
-            await asyncio.sleep(0.01)
+        await asyncio.sleep(self.late_s.get(host, 0.0))
 
 
 class World:
@@ -149,22 +148,21 @@ def on_virtual_time(test: Callable[[], Awaitable[None]]) -> None:
 
 
 @pytest.fixture
-def tables() -> Iterator[Tables]:
-    yield Tables(h1=7, h2=7, h3=7)
+def tables() -> Tables:
+    return Tables()
 
 
 def test_all_are_so_far_and_nothing_is_open(tables: Tables) -> None:
     async def test() -> None:
         assert await World(world(PORT), tables).took_s() == 0
-        assert sorted(tables.asked) == ["h1", "h2", "h3"]
+        assert sorted(tables.asked) == [("h1", 7), ("h2", 7), ("h3", 7)]
 
     on_virtual_time(test)
 
 
 def test_a_slow_host_is_waited_for(tables: Tables) -> None:
     async def test() -> None:
-        tables.at["h2"] = 6
-        asyncio.get_running_loop().call_later(1.5, lambda: tables.at.update(h2=8))
+        tables.late_s["h2"] = 1.5
         assert await World(world(), tables).took_s() == pytest.approx(1.5, abs=0.1)
 
     on_virtual_time(test)
@@ -172,7 +170,7 @@ def test_a_slow_host_is_waited_for(tables: Tables) -> None:
 
 def test_a_host_that_never_is_so_far_holds_nothing_up_for_ever_and_is_named(tables: Tables) -> None:
     async def test() -> None:
-        tables.at["h2"] = 6
+        tables.late_s["h2"] = 1e9
         with capture_logs() as logs:
             assert await World(world(), tables).took_s() == pytest.approx(DEADLINE_S, abs=0.1)
         assert [entry["hosts"] for entry in logs] == [["h2"]]

@@ -150,7 +150,7 @@ class NetworkKeeper:
         self._advanced.set()
 
     async def reached(self, revision: int) -> None:
-        """Return once all that this host has is what the records asked at a revision, or later, however long that takes.
+        """Return once this host has all that the records asked for at a revision or later, however long that takes.
 
         Whoever asks may see further than this host's picture yet: then the change's own batch wakes the keeper."""
         while self._reached < revision:

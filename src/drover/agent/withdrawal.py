@@ -73,9 +73,11 @@ class Withdrawer:
     async def _asked(self, senders: Senders, host: str, revision: int) -> None:
         while host in self._mirror.cluster.alive or host == self._host:
             try:
-                return await senders.reached(host, revision)
+                await senders.reached(host, revision)
             except DroverError:
                 await asyncio.sleep(RETRY_S)
+            else:
+                return
 
     async def _quiet(self, container: str, linger_s: float) -> None:
         """Until none of its connections is open, or `linger_s` have passed."""

@@ -59,6 +59,13 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Every backend's address."""
         return self._addresses
 
+    def sharing(self) -> frozenset[str]:
+        """The addresses of backends that have others beside them."""
+        targets = {
+            ip for table in (self.mesh, self.bound) for many in table.values() if len(many) > 1 for ip, _ in many
+        }
+        return frozenset(targets.union(*(ips for ips in self.virtual.values() if len(ips) > 1)))
+
     @cached_property
     def _addresses(self) -> frozenset[str]:
         targets = {ip for table in (self.mesh, self.bound) for many in table.values() for ip, _ in many}

@@ -7,6 +7,7 @@ the backend they have. The chains that look things up never change; what changes
 
     chain                  at                          does
     guard                  prerouting, before all      lets nobody on a network reach the host's 127.0.0.0/8
+    refused                prerouting, tracked         believes a backend that refuses only the second time (below)
     arriving               prerouting, before Docker   virtual addresses (by bridge), published ports
     leaving                output, before Docker       published ports, for programs on the host itself
     replies                postrouting                 who must answer through this host sees the host's address
@@ -14,9 +15,15 @@ the backend they have. The chains that look things up never change; what changes
     n_<vni>                from `replies`              one network: who may see the client's own address
 
 The host's address on the network is put in place of the client's where the reply would not come back otherwise:
-the client is the backend itself, or is outside the network and the backend on another host. Two more things are
-needed around the table: Docker's chain DOCKER-USER must accept what was redirected here (`ACCEPTED`), and the
-kernel must show bridged replies to connection tracking (`SETTINGS`).
+the client is the backend itself, or is outside the network and the backend on another host.
+
+A backend that has just died, or does not listen yet, refuses connections until this host hears of it. Where others
+answer too, the first refusal is dropped: the client's next attempt, a second later, is a new connection to the kernel
+(which forgets one that was refused) and goes to the next in turn. A second refusal within REFUSAL_S passes. A refusal
+is the one segment of a reply with sequence number 0 (RFC 9293, 3.10.7.1).
+
+Two more things are needed around the table: Docker's chain DOCKER-USER must accept what was redirected here
+(`ACCEPTED`), and the kernel must show bridged replies to connection tracking (`SETTINGS`).
 """
 
 from __future__ import annotations
@@ -50,9 +57,19 @@ SETS = {
     "own": "set own { type ipv4_addr; }",
     "local": "set local_backends { type ipv4_addr; }",
     "itself": "set itself { type ipv4_addr . ipv4_addr; }",
+    "several": "set several { type ipv4_addr; }",
 }
+REFUSAL_S = 5
+REFUSALS = "refusals"
+"""The clients (address and port) that were refused a moment ago: the kernel writes it, and forgets by itself."""
+_REFUSALS = (
+    f"set {REFUSALS} {{ type ipv4_addr . inet_service; size 65535; flags dynamic,timeout; timeout {REFUSAL_S}s; }}"
+)
+_REFUSAL = "ct status 0x20 ip saddr @several tcp sequence 0"
+_CLIENT = "ip daddr . tcp dport"
 BASE_CHAINS = {
     "guard": "type filter hook prerouting priority -300; policy accept;",
+    "refused": "type filter hook prerouting priority -150; policy accept;",
     "arriving": "type nat hook prerouting priority -105; policy accept;",
     "leaving": "type nat hook output priority -105; policy accept;",
     "replies": "type nat hook postrouting priority 95; policy accept;",
@@ -64,6 +81,7 @@ _PUBLISHED = (
 )
 BASE_RULES: dict[str, tuple[str, ...]] = {
     "guard": ('iifname "dv*" ip daddr 127.0.0.0/8 drop',),
+    "refused": (f"{_REFUSAL} {_CLIENT} @{REFUSALS} accept", f"{_REFUSAL} add @{REFUSALS} {{ {_CLIENT} }} drop"),
     "arriving": ("iifname . ip daddr vmap @virtual", *_PUBLISHED),
     "leaving": _PUBLISHED,
     "replies": ("ct status 0x20 oifname vmap @networks",),
@@ -109,6 +127,7 @@ def render(tables: Tables) -> Image:
         "own": frozenset(ip for net in tables.networks for ip in (net.gateway, net.host_ip) if ip),
         "local": local,
         "itself": frozenset(f"{ip} . {ip}" for ip in local),
+        "several": tables.sharing(),
     }
     return Image({**BASE_RULES, **chains, **networks}, elements)
 
@@ -181,7 +200,13 @@ def script(before: Image, after: Image) -> str:
 
 def _foundation() -> list[str]:
     """The table with its sets and base chains, in place of the one that may be there."""
-    made = [f"table {TABLE} {{", *SETS.values(), *(f"chain {name} {{ {at} }}" for name, at in BASE_CHAINS.items()), "}"]
+    made = [
+        f"table {TABLE} {{",
+        *SETS.values(),
+        _REFUSALS,
+        *(f"chain {name} {{ {at} }}" for name, at in BASE_CHAINS.items()),
+        "}",
+    ]
     return [f"add table {TABLE}", f"delete table {TABLE}", *made]
 
 
@@ -198,6 +223,7 @@ def _kernel_name(name: str) -> str:
 def parse(listing: str) -> Image:
     """The image that `nft -s -n list table` shows."""
     blocks = dict(_BLOCK.findall(listing))
+    blocks.pop(REFUSALS, None)
     elements = {name: _listed(blocks.pop(_kernel_name(name), "")) for name in SETS}
     chains = {name: _rules(body) for name, body in blocks.items()}
     return Image(chains, elements)
