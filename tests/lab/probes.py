@@ -53,7 +53,8 @@ while sum(served.values()) + failed < wanted or (stop != "-" and not stopped()):
         failed += 1
         broken += made
         errors[repr(error)] += 1
-print(json.dumps({"served": served, "failed": failed, "broken": broken, "errors": errors, "s": time.monotonic() - begun}))
+told = {"served": served, "failed": failed, "broken": broken, "errors": errors, "s": time.monotonic() - begun}
+print(json.dumps(told))
 """
 """One connection after the other, until so many were made and the file to stop is there."""
 PINGS = """
