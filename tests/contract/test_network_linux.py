@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 
+import msgspec
 import pytest
 from network_contract import FEWER, OTHER, TABLES, UNDERLAY, A, B, C, NetworkContract, network, remotes
 from network_namespaces import Shell, encryption, first_used_in, namespace
@@ -18,7 +19,9 @@ from pyroute2 import netns
 
 from drover.decide.parking import Parked
 from drover.decide.tables import Tables
+from drover.drivers.network import filter
 from drover.drivers.network.linux import LinuxNetwork
+from drover.errors import DroverError
 
 pytestmark = pytest.mark.lab
 
@@ -125,6 +128,44 @@ async def test_the_only_backend_is_believed_at_once(driver: LinuxNetwork, sh: Sh
     with backends(sh, BACKENDS[1]):
         assert set(await told(sh)) == {"Connection refused"}
         assert "elements" not in sh("nft list set ip drover refusals")
+
+
+KEEPING = """
+import socket, time
+kept = [socket.create_connection(("10.94.0.1", 8080), 30) for _ in range(6)]
+print(",".join(one.recv(9).decode() for one in kept), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("many", [1000, 1])
+async def test_connections_to_a_backend_that_ended_are_forgotten_and_no_others(
+    driver: LinuxNetwork, sh: Shell, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drover.drivers.network.flows.MANY", many)
+    await driver.realise(network())
+    await driver.set_services(BEHIND)
+    with backends(sh, *BACKENDS), python_in(sh.namespace, KEEPING) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline().strip() == ",".join(["hello"] * 6)
+        assert [tracked(sh, ip) for ip in BACKENDS] == [3, 3]
+        alone = Tables(networks=BEHIND.networks, mesh={("tcp", 8080): ((BACKENDS[0], 80),)}, local=BEHIND.local)
+        await driver.set_services(msgspec.structs.replace(alone, alive=frozenset(BACKENDS)))
+        assert [tracked(sh, ip) for ip in BACKENDS] == [3, 3]
+        await driver.set_services(msgspec.structs.replace(alone, alive=frozenset(BACKENDS[:1])))
+        assert [tracked(sh, ip) for ip in BACKENDS] == [3, 0]
+        client.kill()
+
+
+def tracked(sh: Shell, ip: str) -> int:
+    """How many connections to a backend the kernel knows."""
+    return sh("cat /proc/net/nf_conntrack || conntrack -L 2>/dev/null").count(f"src={ip} ")
+
+
+async def test_what_nft_refuses_is_said_in_its_words(driver: LinuxNetwork, sh: Shell) -> None:
+    for length in (0, filter.SMALL):
+        with pytest.raises(DroverError, match="No such file or directory"):
+            await driver._run(lambda n=length: filter.apply("#" * n + "\nflush chain ip drover nowhere\n"))
 
 
 CONTAINER = "10.77.0.9"

@@ -11,12 +11,15 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable, Sequence
 
+from drover.drivers.network.nftables import library
 from drover.errors import DroverError, Forbidden, MissingTool
 
 TABLE = "inet drover"
 SERVICES_TABLE = "ip drover"
 """That of `services`."""
 NFT_TIMEOUT_S = 20.0
+SMALL = 64 * 1024
+"""Characters of a script that the library runs within this process."""
 PACKAGES = {"nft": "nftables", "iptables": "iptables", "conntrack": "conntrack", "wg": "wireguard-tools"}
 
 
@@ -51,9 +54,14 @@ def apply(script: str) -> None:
     """Run one transaction in the current network namespace; nothing for an empty one."""
     if not script:
         return
-    done = run(["nft", "-f", "-"], script)
-    if done.returncode != 0:
-        raise _refusal(done.stderr.strip())
+    found = library() if len(script) < SMALL else None
+    if found is not None:
+        refused = found.refusal(script)
+    else:
+        done = run(["nft", "-f", "-"], script)
+        refused = done.stderr.strip() if done.returncode else ""
+    if refused:
+        raise _refusal(refused)
 
 
 def run(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:

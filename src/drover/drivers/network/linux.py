@@ -20,7 +20,7 @@ from drover.decide.overlay import VXLAN_PORT, RealNetwork, Remote
 from drover.decide.parking import Parked
 from drover.decide.tables import Tables
 from drover.drivers.network import filter as packet_filter
-from drover.drivers.network import forwarding, links, parking, services, wireguard
+from drover.drivers.network import flows, forwarding, links, parking, services, wireguard
 from drover.drivers.network.forwarding import Devices, NeighbourSocket, Refusal
 from drover.drivers.network.netlink import IPRoute, NetlinkError
 from drover.drivers.network.parked import Parking
@@ -177,7 +177,7 @@ class LinuxNetwork:
         self._image = wanted
         ended, self._leaving = tables.ended(self._leaving | (self._tables.addresses() if self._tables else frozenset()))
         self._tables = tables
-        services.forget_flows(ended)
+        flows.forget(ended)
         if verify or known is None:
             links.set_sysctls(services.SETTINGS)
             services.accept_redirected()

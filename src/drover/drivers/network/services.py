@@ -286,10 +286,3 @@ def refuse_redirected() -> None:
 
 def _iptables(*argv: str) -> subprocess.CompletedProcess[str]:
     return packet_filter.run(["iptables", "-w", "10", *argv])
-
-
-def forget_flows(addresses: Iterable[str]) -> None:
-    """Make the kernel forget connections that were redirected to backends which are gone: their clients' next packets
-    find a backend that lives."""
-    for ip in sorted(addresses):
-        packet_filter.run(["conntrack", "-D", "--dst-nat", "--reply-src", ip])
