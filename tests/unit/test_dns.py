@@ -232,3 +232,40 @@ async def test_a_link_is_known_to_its_own_client_only(responder: Responder, port
     await responder.serve("app", f"{ONE}/8", WEB, {}, {TWO: {"bar": ("10.44.0.2",)}})
     assert found(await ask(ONE, port, "bar", source=TWO)) == ["10.44.0.2"]
     assert (await ask(ONE, port, "bar", source=SERVER)).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_a_question_asked_again_is_answered_as_before_and_anew_when_names_change(
+    responder: Responder, port: int
+) -> None:
+    await responder.serve("app", f"{ONE}/8", {**WEB, "db": ("10.44.0.3", "10.44.0.4")})
+    for _ in range(3):
+        assert found(await ask(ONE, port, "web")) == ["10.44.0.2"]
+        assert found(await ask(ONE, port, "web", "AAAA")) == []
+        assert (await ask(ONE, port, "WEB")).answer[0].name.to_text() == "WEB."
+    assert len({found(await ask(ONE, port, "db"))[0] for _ in range(4)}) == 2
+    responder.set_names("app", {"web": ("10.44.0.9",)})
+    assert found(await ask(ONE, port, "web")) == ["10.44.0.9"]
+    assert (await ask(ONE, port, "db")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_what_was_answered_to_one_client_is_not_another_clients(responder: Responder, port: int) -> None:
+    await responder.serve("app", f"{ONE}/24", WEB, links={TWO: {"web": ("10.44.0.7",)}})
+    for _ in range(2):
+        assert found(await ask(ONE, port, "web", source=ONE)) == ["10.44.0.2"]
+        assert found(await ask(ONE, port, "web", source=TWO)) == ["10.44.0.7"]
+        assert (await ask(ONE, port, "web", source="127.8.0.1")).rcode() == dns.rcode.REFUSED
+
+
+async def test_a_burst_is_answered_whole(responder: Responder, port: int) -> None:
+    """More questions than are read at a time, from one socket."""
+    await responder.serve("app", f"{ONE}/8", WEB)
+    query = dns.message.make_query("web", "A").to_wire()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind((TWO, 0))
+        client.setblocking(False)
+        for number in range(300):
+            client.sendto(number.to_bytes(2, "big") + query[2:], (ONE, port))
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(20):
+            answers = [await loop.sock_recv(client, 600) for _ in range(300)]
+    assert {int.from_bytes(one[:2], "big") for one in answers} == set(range(300))

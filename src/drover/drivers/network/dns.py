@@ -14,6 +14,10 @@ whose names it may know.
     of one label, known to neither             nowhere: it does not exist
     any other                                  the servers of /etc/resolv.conf, in order, each with a deadline
 
+Most questions are asked again and again, by many: an answer that depends on nothing but the question is kept until the
+names change (`_Served.quick`), and given without another look at the question. Datagrams are read as they lie there, up
+to BURST at a time.
+
 A new table of names replaces the old one in one assignment. The sockets are bound before or after the address is there
 (IP_FREEBIND), so it does not matter what comes first.
 """
@@ -38,6 +42,10 @@ RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
 UPSTREAM_DEADLINE_S = 2.0
 UPSTREAMS = 3
 IDLE_S = 10.0
+BURST = 64
+"""After so many questions others have their turn."""
+QUICK = 8192
+LARGEST_QUESTION_BYTES = 4096
 OUTSIDE_AT_ONCE = 256
 OUTSIDE_WAITING = 2048
 """Questions passed on at one time; as many more as that wait their turn; what comes then is dropped, as UDP may."""
@@ -59,19 +67,22 @@ class _Served:
         self.shared: Shared = {}
         self.links: dict[str, Zone] = {}
         self.servers: Names = {}
-        self.udp: _Datagrams | None = None
+        self.quick: dict[bytes, bytes] = {}
+        """Question to answer, both without their two bytes of id."""
+        self.udp: socket.socket | None = None
         self.tcp: asyncio.Server | None = None
 
     def admits(self, client: str) -> bool:
         """Whether an address is in the network's subnet; asked with every question, hence no `IPv4Address`."""
         return int.from_bytes(socket.inet_aton(client), "big") & self._mask == self._subnet
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the sockets; afterwards the address can be bound again."""
         if self.tcp is not None:
             self.tcp.close()
         if self.udp is not None:
-            await self.udp.close()
+            asyncio.get_running_loop().remove_reader(self.udp)
+            self.udp.close()
 
 
 class Responder:
@@ -119,13 +130,13 @@ class Responder:
         served = self._served[network]
         served.zone, served.shared = Zone(names), shared or {}
         served.links = {client: Zone(own) for client, own in (links or {}).items()}
-        served.servers = servers or {}
+        served.servers, served.quick = servers or {}, {}
 
     async def stop(self, network: str) -> None:
         """Close a network's sockets; no error if it is not served."""
         served = self._served.pop(network, None)
         if served is not None:
-            await served.close()
+            served.close()
 
     async def close(self) -> None:
         for network in list(self._served):
@@ -152,7 +163,10 @@ class Responder:
         limit = messages.LARGEST_BYTES if tcp else question.udp_limit_bytes
         for zone in (*self._own_zone(served, client), served.zone, *self._other_zones(served, client)):
             if zone.knows(question.name):
-                return zone.answer(query, question, limit)
+                answer = zone.answer(query, question, limit)
+                if zone is served.zone and not tcp and zone.always_answers_so(question) and len(served.quick) < QUICK:
+                    served.quick[query[2:]] = answer[2:]
+                return answer
         own = client in served.servers
         return (
             question if own or not question.is_single_label else messages.reply(query, question, messages.NO_SUCH_NAME)
@@ -186,30 +200,42 @@ class Responder:
         address = str(gateway.ip)
         loop = asyncio.get_running_loop()
         try:
-            udp = _socket(socket.SOCK_DGRAM, address, self._port)
-            _, served.udp = await loop.create_datagram_endpoint(lambda: _Datagrams(self, network), sock=udp)
+            served.udp = _socket(socket.SOCK_DGRAM, address, self._port)
             tcp = _socket(socket.SOCK_STREAM, address, self._port)
             served.tcp = await asyncio.start_server(lambda r, w: self._connection(network, r, w), sock=tcp)
         except OSError as error:
-            await served.close()
+            served.close()
             raise DroverError(
                 f"The names of network {network} cannot be served on {address} port {self._port}: {error}",
                 hint="See with `ss -lnp` who listens on the port.",
             ) from error
         self._served[network] = served
+        loop.add_reader(served.udp, self._readable, network, served, served.udp)
 
-    def received(
-        self, network: str, query: bytes, client: tuple[str, int], transport: asyncio.DatagramTransport
-    ) -> None:
-        """Answer one datagram: at once if it can be, else in a task of its own."""
+    def _readable(self, network: str, served: _Served, udp: socket.socket) -> None:
+        """Answer the datagrams that lie there."""
+        receive = udp.recvfrom
+        for _ in range(BURST):
+            try:
+                query, client = receive(LARGEST_QUESTION_BYTES)
+            except OSError:  # there is none left, or what one of ours met outside
+                return
+            quick = served.quick.get(query[2:]) if client[0] not in served.links else None
+            if quick is not None and served.admits(client[0]):
+                _send(udp, query[:2] + quick, client)
+            else:
+                self._datagram(network, query, client, udp)
+
+    def _datagram(self, network: str, query: bytes, client: tuple[str, int], udp: socket.socket) -> None:
+        """Answer one: at once if it can be, else in a task of its own."""
         known = self._known(network, query, client[0], False)
         if isinstance(known, Question):
             if len(self._tasks) < OUTSIDE_WAITING:
-                task = asyncio.ensure_future(self._pass_on(network, query, known, client, transport))
+                task = asyncio.ensure_future(self._pass_on(network, query, known, client, udp))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         elif known:
-            transport.sendto(known, client)
+            _send(udp, known, client)
 
     async def _pass_on(
         self,
@@ -217,11 +243,9 @@ class Responder:
         query: bytes,
         question: Question,
         client: tuple[str, int],
-        transport: asyncio.DatagramTransport,
+        udp: socket.socket,
     ) -> None:
-        answer = await self._from_outside(network, query, question, client[0], False)
-        if not transport.is_closing():
-            transport.sendto(answer, client)
+        _send(udp, await self._from_outside(network, query, question, client[0], False), client)
 
     async def _connection(self, network: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the queries of one TCP connection until the client is done or idle."""
@@ -237,26 +261,10 @@ class Responder:
         writer.close()
 
 
-class _Datagrams(asyncio.DatagramProtocol):
-    """Passes datagrams to the responder."""
-
-    def __init__(self, responder: Responder, network: str) -> None:
-        self._responder = responder
-        self._network = network
-        self._closed = asyncio.Event()
-
-    async def close(self) -> None:
-        self._transport.close()
-        await self._closed.wait()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._closed.set()
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self._responder.received(self._network, data, addr, self._transport)
+def _send(udp: socket.socket, answer: bytes, client: tuple[str, int]) -> None:
+    """Dropped, as UDP may, if there is no room for it or the socket is closed."""
+    with contextlib.suppress(OSError):
+        udp.sendto(answer, client)
 
 
 class _OneAnswer(asyncio.DatagramProtocol):

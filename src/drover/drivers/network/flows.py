@@ -1,9 +1,9 @@
 """Connections that the kernel tracks: those to a backend that has ended are forgotten.
 
 Theory of operation. What was redirected to a backend goes on being sent there until the kernel forgets it. `forget`
-asks for the entries whose replies come from an address, and deletes those that were redirected, each by the very words the
-kernel named it with. Kernels from 5.8 on give those alone; older ones ignore the filter and give all, which costs time
-and changes nothing. Where there are very many, the program `conntrack` is faster.
+asks for the entries whose replies come from an address, and deletes those that were redirected, each by the very words
+the kernel named it with. Kernels from 5.8 on give those alone; older ones ignore the filter and give all, which costs
+time and changes nothing. Where there are very many, the program `conntrack` is faster.
 """
 
 from __future__ import annotations

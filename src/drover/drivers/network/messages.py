@@ -98,6 +98,10 @@ class Zone:
             return reply(query, question, 0, _record(TYPE_PTR, wire_name(self._pointers[question.name])), 1)
         return reply(query, question)
 
+    def always_answers_so(self, question: Question) -> bool:
+        """Whether the next answer to the question will be the same: several addresses take turns."""
+        return question.type != TYPE_A or len(self._names.get(question.name, ())) == 1
+
     def _addresses(self, query: bytes, question: Question, limit_bytes: int) -> bytes:
         """As many addresses as fit, beginning with another one each time."""
         ips = self._names[question.name]
