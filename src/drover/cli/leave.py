@@ -21,7 +21,7 @@ import click
 
 from drover.cli import output
 from drover.cli.client import Client, segment
-from drover.daemon import service
+from drover.daemon import deputy, service
 from drover.daemon.config import DEFAULT_STATE_DIR, HostConfig, bootstrap_path, config_path, load_config
 from drover.daemon.purge import purge_networks
 from drover.errors import Conflict, Unavailable
@@ -97,6 +97,7 @@ def remove_files(config: HostConfig, purge: bool) -> None:
     for path in (config.etcd_dir, config.tls_dir):
         shutil.rmtree(path, ignore_errors=True)
     bootstrap_path(config.state_dir).unlink(missing_ok=True)
+    (config.run / deputy.NAMES).unlink(missing_ok=True)
     if purge:
         _empty(config.run)
         _empty(config.state, but=config_path(config.state_dir))

@@ -45,6 +45,7 @@ from drover.api.server import ApiServer
 from drover.api.volumes import volume_api_routes
 from drover.daemon.config import HostConfig, commit_bootstrap
 from drover.daemon.deployer import Deployer
+from drover.daemon.deputy_link import DeputyLink
 from drover.daemon.doctor import doctor_routes
 from drover.daemon.evacuation import Evacuator
 from drover.daemon.eventhooks import HookRunner
@@ -76,7 +77,7 @@ from drover.decide.tables import wanted_addresses
 from drover.drivers.backups.restic import Restic
 from drover.drivers.engine.docker import DockerEngine
 from drover.drivers.insides.linux import LinuxInsides
-from drover.drivers.network.dns import Responder
+from drover.drivers.network.dns import DNS_PORT, Responder
 from drover.drivers.network.linux import LinuxNetwork
 from drover.drivers.network.wireguard import Encryption, can_encrypt
 from drover.drivers.volumes.catalog import Catalog, host_catalog
@@ -116,7 +117,7 @@ class Daemon:
         )
         self.engine = DockerEngine(str(config.engine_socket))
         self.network = LinuxNetwork(joined=False, encryption=encryption_of(config))
-        self.names = Responder()
+        self.names = DeputyLink(config.run, Responder(), DNS_PORT)
         self.images = PeerImages(config.name, self.mirror, self.engine, self._client_tls)
         self.volumes = PeerVolumes(self.mirror, self._client_tls)
         files = ContainerFiles(config.run / "files")
@@ -249,6 +250,7 @@ class Daemon:
         self.fence.use(WatchdogLink(self.config.run, self.config.engine_socket))
         self.mirror.on_batch(self._on_batch)
         self.eventlog.follow()
+        await self.names.begin()
         tasks = [asyncio.create_task(work(), name=work.__qualname__) for work in self._works()]
         try:
             await self._open_doors()
@@ -271,6 +273,7 @@ class Daemon:
             self.fence.run,
             self.agent.run,
             self.keeper.run,
+            self.names.run,
             self.leadership.run,
             self.deployer.run,
             self._follow_members,
