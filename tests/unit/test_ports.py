@@ -247,7 +247,8 @@ def test_a_change_writes_what_differs_and_no_more() -> None:
     change = kernel.script(before, after)
     assert "flush chain ip drover v_dv4095_10_127_0_1" in change
     assert "delete table" not in change
-    assert len(change.splitlines()) == 2
+    assert "add element ip drover several { 10.128.0.4 }" in change
+    assert len(change.splitlines()) == 3
     assert kernel.script(after, after) == ""
     assert kernel.script(kernel.NOTHING, after).startswith("add table ip drover\ndelete table ip drover\n")
 
