@@ -81,6 +81,16 @@ async def test_a_host_that_cannot_be_asked(made: World, peers: PeerTables) -> No
         await peers.reached("h3", 7)
 
 
+async def test_an_older_daemon_which_does_not_know_the_question_holds_nothing_up(tmp_path: Path) -> None:
+    async with world(tmp_path) as old:
+        await old.commit(
+            put(key("hosts", "h2"), Host(name="h2", id="i2", index=2, address="127.0.0.1", api_port=old.port))
+        )
+        peers = PeerTables("h1", old.mirror, Tables().reached, tls.client_context(old.tls_dir))
+        await peers.reached("h2", 7)
+        await peers.close()
+
+
 async def test_a_host_that_was_removed_meanwhile_is_not_waited_for(peers: PeerTables) -> None:
     await peers.reached("gone", 7)
 

@@ -56,6 +56,8 @@ class PeerTables:
         timeout = aiohttp.ClientTimeout(total=WAIT_S + CONNECT_DEADLINE_S, connect=CONNECT_DEADLINE_S)
         try:
             async with self._open().get(url, params={"revision": str(revision)}, timeout=timeout) as response:
+                if response.status == web.HTTPNotFound.status_code:
+                    return  # an older daemon, which cannot say
                 if response.status != 200:
                     raise Unavailable(f"the tables of host {host} are not at revision {revision} yet")
         except (aiohttp.ClientError, OSError) as error:
