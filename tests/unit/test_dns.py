@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import dns.asyncquery
+import dns.edns
 import dns.message
 import dns.rcode
 import pytest
@@ -254,6 +255,24 @@ async def test_what_was_answered_to_one_client_is_not_another_clients(responder:
         assert found(await ask(ONE, port, "web", source=ONE)) == ["10.44.0.2"]
         assert found(await ask(ONE, port, "web", source=TWO)) == ["10.44.0.7"]
         assert (await ask(ONE, port, "web", source="127.8.0.1")).rcode() == dns.rcode.REFUSED
+
+
+async def test_only_questions_that_can_come_again_are_kept(
+    responder: Responder, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drover.drivers.network.dns.QUICK", 2)
+    await responder.serve("app", f"{ONE}/8", {**WEB, "db": ("10.44.0.3", "10.44.0.4")})
+    kept = responder._served["app"].quick
+    cookie = dns.message.make_query("web", "A", use_edns=0, options=[dns.edns.GenericOption(10, b"12345678")])
+    assert found(await dns.asyncquery.udp(cookie, ONE, timeout=10, port=port)) == ["10.44.0.2"]
+    assert len(found(await ask(ONE, port, "db"))) == 2
+    assert len(kept) == 0
+    plain = dns.message.make_query("web", "A", use_edns=0)
+    assert found(await dns.asyncquery.udp(plain, ONE, timeout=10, port=port)) == ["10.44.0.2"]
+    assert len(kept) == 1
+    for name in ("web.app", "WEB.app", "web.APP"):
+        assert found(await ask(ONE, port, name)) == ["10.44.0.2"]
+        assert 1 <= len(kept) <= 2
 
 
 async def test_a_burst_is_answered_whole(responder: Responder, port: int) -> None:

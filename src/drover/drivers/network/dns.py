@@ -76,6 +76,14 @@ class _Served:
         """Whether an address is in the network's subnet; asked with every question, hence no `IPv4Address`."""
         return int.from_bytes(socket.inet_aton(client), "big") & self._mask == self._subnet
 
+    def keep(self, query: bytes, question: Question, answer: bytes) -> None:
+        """Give this answer whenever the same is asked. A question that carries something of its own (a cookie, say) is
+        never asked again."""
+        if len(query) - question.end <= messages.PLAIN_OPT_BYTES:
+            if len(self.quick) >= QUICK:
+                self.quick.clear()
+            self.quick[query[2:]] = answer[2:]
+
     def close(self) -> None:
         """Close the sockets; afterwards the address can be bound again."""
         if self.tcp is not None:
@@ -164,8 +172,8 @@ class Responder:
         for zone in (*self._own_zone(served, client), served.zone, *self._other_zones(served, client)):
             if zone.knows(question.name):
                 answer = zone.answer(query, question, limit)
-                if zone is served.zone and not tcp and zone.always_answers_so(question) and len(served.quick) < QUICK:
-                    served.quick[query[2:]] = answer[2:]
+                if zone is served.zone and not tcp and zone.always_answers_so(question):
+                    served.keep(query, question, answer)
                 return answer
         own = client in served.servers
         return (
