@@ -144,6 +144,12 @@ def _see_what_it_reaches(world: Cluster, name: str, ips: Mapping[str, str]) -> N
         assert (" 0% packet loss" in told) == same, (name, other, told)
     peers = [world.docker("exec", name, "nslookup", f"{network}-{host.name}") for host in world.lab.hosts]
     assert all(ips[f"{network}-{host.name}"] in told for host, told in zip(world.lab.hosts, peers, strict=True))
+    reverse = world.docker("exec", name, "nslookup", ips[f"{network}-h1"])
+    assert f"{network}-h1.{network}" in reverse, (name, reverse)
+    one, two = (f"{other}-h1" for other in NETWORKS if other != network)
+    for stranger, asked in ((one, one), (two, f"{two}.{two.split('-')[0]}")):
+        told = world.docker("exec", name, "nslookup", "-type=a", asked, check=False)
+        assert ips[stranger] not in told, (name, asked, told)
     outside = world.docker("exec", name, "ping", "-c", "2", "-W", "5", world.lab.topology.gateway, check=False)
     assert " 0% packet loss" in outside, (name, outside)
 
