@@ -296,6 +296,68 @@ def test_what_happened_while_the_store_was_away_is_repaired_when_it_is_back() ->
     on_virtual_time(scene)
 
 
+class Silent:
+    """Hosts that never say how far their tables are."""
+
+    async def reached(self, host: str, revision: int) -> None:
+        await asyncio.sleep(1e9)
+
+
+def sibling(network: str) -> list[Change]:
+    """Another container of the service `web`, which runs on h2, and the addresses of both."""
+    other, body = "e" * 64, json.dumps({"Labels": {"drover.service": "web"}})
+    facts = r.ContainerFacts(container=other, host="h2", state="running", answer=r.Answer(number=1))
+    return [
+        put(r.key("containers", other), r.Container(id=other, name="web-2", body=body, desired="running")),
+        put(r.key("placements", other), r.Placement(container=other, host="h2")),
+        put(r.key("container_facts", "h2", other), facts),
+        put(r.key("addresses", network, "10.44.0.3"), r.Address(network=network, ip="10.44.0.3", container=other)),
+        put(r.key("addresses", network, "10.44.0.2"), r.Address(network=network, ip="10.44.0.2", container=CID)),
+    ]
+
+
+def test_a_stop_that_waited_does_not_undo_what_came_after_it() -> None:
+    """Its senders never answer: a kill overtakes it, the container is started again, and the stop's time is over."""
+
+    async def scene(world: World) -> None:
+        await world.create({"Labels": {"drover.service": "web"}})
+        await world.order("start", "running")
+        await world.answered(2)
+        await world.store.commit(sibling("f" * 64))
+        world.agent.actor._withdrawer._senders = Silent()
+        await world.order("stop", "stopped")
+        await asyncio.sleep(0.2)
+        await world.order("kill", "stopped", "signal=KILL")
+        assert (await world.answered(4)).answer.number == 4
+        await world.store.commit([delete(r.key("addresses", "f" * 64, "10.44.0.2"))])  # its engine has no such network
+        await world.order("start", "running")
+        assert (await world.answered(5)).state == "running"
+        await asyncio.sleep(DEADLINE_S)
+        facts = world.mirror.cluster.facts_of(CID)
+        assert facts is not None
+        assert (facts.state, facts.answer.number) == ("running", 5)
+
+    on_virtual_time(scene)
+
+
+def test_a_stop_that_waited_leaves_a_removed_container_alone() -> None:
+    async def scene(world: World) -> None:
+        await world.create({"Labels": {"drover.service": "web"}})
+        await world.order("start", "running")
+        await world.answered(2)
+        await world.store.commit(sibling("f" * 64))
+        await asyncio.sleep(1)
+        world.agent.actor._withdrawer._senders = Silent()
+        await world.order("stop", "stopped")
+        await asyncio.sleep(3)
+        await world.order("remove", "removed", "force=1")
+        await world.until(lambda cluster: CID not in cluster.containers)
+        await asyncio.sleep(DEADLINE_S)
+        assert f"h1/{CID}" not in world.mirror.cluster.container_facts
+
+    on_virtual_time(scene)
+
+
 def test_a_kill_overtakes_a_stop() -> None:
     async def scene(world: World) -> None:
         await world.create({"StopTimeout": 1000})

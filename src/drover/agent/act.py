@@ -378,6 +378,9 @@ class Actor:
         if order.verb == "create":
             self.answer(container, order, 201, json.dumps({"Id": seen.engine_id, "Warnings": []}))
             return
+        await self._withdrawer.withdraw(container, order)
+        if self._is_over(container, order):
+            return
         status, text = await self._put_order(container, seen.engine_id, order)
         if order.verb == "remove" and status in (204, 404):
             self._view.lose(seen.engine_id)
@@ -386,17 +389,21 @@ class Actor:
         await self._look(container, seen.engine_id)
         self.answer(container, order, status, text)
 
+    def _is_over(self, container: str, order: r.Order) -> bool:
+        """Whether a later order overtook this one while it waited: what came of that, a start since perhaps, must not
+        be undone."""
+        last = self._view.answers.get(container, r.Answer())
+        return container not in self._cluster.containers or last.number > order.number
+
     async def _put_order(self, container: str, engine_id: str, order: r.Order) -> tuple[int, str]:
         """The engine's status and body text; `connect` and `disconnect` have calls of their own."""
         record = self._cluster.containers[container]
         if order.verb in ("start", "restart"):
             self._view.restarts.pop(container, None)
             self._view.mended.pop(container, None)
-            await self._withdrawer.withdraw(container, order)
             await self._endpoints.settle(record)
             return await self.start_engine(engine_id, order.verb, order.query, order.body)
         if order.verb not in ("connect", "disconnect"):
-            await self._withdrawer.withdraw(container, order)
             return await self._drivers.engine.order(engine_id, order.verb, order.query, order.body)
         asked = json.loads(order.body)
         if order.verb == "connect":
