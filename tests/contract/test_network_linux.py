@@ -81,11 +81,27 @@ print(",".join(told))
 """
 
 
+TELLING = """
+import socket, sys
+server = socket.create_server((sys.argv[1], 80))
+print("ready", flush=True)
+while True:
+    connection, client = server.accept()
+    connection.sendall(f"{sys.argv[1]} {client[0]}".encode())
+    connection.close()
+"""
+HEARING = """
+import socket
+for _ in range(4):
+    print(socket.create_connection(("10.127.0.1", 80), 30).makefile().read(), flush=True)
+"""
+
+
 @contextmanager
-def backends(sh: Shell, *listening: str) -> Iterator[None]:
-    """Two containers on the bridge of `network()`, of which these listen."""
+def backends(sh: Shell, *listening: str, also: tuple[str, ...] = (), program: str = ANSWERING) -> Iterator[None]:
+    """Two containers on the bridge of `network()`, of which these listen, and those with the addresses `also`."""
     with ExitStack() as stack:
-        for number, ip in enumerate(BACKENDS):
+        for number, ip in enumerate((*BACKENDS, *also)):
             name = f"{sh.namespace}-{number}"
             netns.create(name)
             stack.callback(netns.remove, name)
@@ -95,7 +111,7 @@ def backends(sh: Shell, *listening: str) -> Iterator[None]:
             )
             subprocess.run(["ip", "netns", "exec", name, "sh", "-ec", inside], check=True)
             if ip in listening:
-                server = stack.enter_context(python_in(name, ANSWERING, ip))
+                server = stack.enter_context(python_in(name, program, ip))
                 stack.callback(server.kill)
                 assert server.stdout is not None
                 assert server.stdout.readline() == "ready\n"
@@ -106,6 +122,24 @@ async def told(sh: Shell) -> list[str]:
     """What four clients of the published port read, one after the other."""
     with python_in(sh.namespace, MANY) as client:
         return (await asyncio.to_thread(client.communicate))[0].strip().split(",")
+
+
+async def test_backends_see_the_clients_own_address_through_a_virtual_one(driver: LinuxNetwork, sh: Shell) -> None:
+    """Also a client that is a backend itself is answered, sometimes by itself."""
+    await driver.realise(network())
+    virtual = {("dv42", "10.127.0.1"): BACKENDS}
+    await driver.set_services(Tables(networks=(network(),), virtual=virtual, local=frozenset(BACKENDS)))
+    with backends(sh, *BACKENDS, also=("10.42.0.20",), program=TELLING):
+        await driver.let_turn(42)
+        assert await heard(sh, 2) == {(ip, "10.42.0.20") for ip in BACKENDS}
+        assert await heard(sh, 0) == {(BACKENDS[0], network().host_ip), (BACKENDS[1], BACKENDS[0])}
+
+
+async def heard(sh: Shell, number: int) -> set[tuple[str, str]]:
+    """Who answered the container with this number, and whom they saw."""
+    with python_in(f"{sh.namespace}-{number}", HEARING) as client:
+        told = (await asyncio.to_thread(client.communicate))[0]
+    return {(words[0], words[1]) for words in map(str.split, told.splitlines())}
 
 
 async def test_one_of_several_backends_that_refuses_is_passed_over(driver: LinuxNetwork, sh: Shell) -> None:

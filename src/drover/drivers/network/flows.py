@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from drover.drivers.network import filter as packet_filter
 from drover.errors import DroverError
@@ -47,28 +48,34 @@ def forget(addresses: Iterable[str]) -> None:
     if not asked:
         return
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
-            kernel.bind((0, 0))
-            kernel.settimeout(DEADLINE_S)
-            crowded = [ip for ip in asked if not _forget(kernel, ip)]
+        crowded = [ip for ip in asked if not _forget(ip)]
     except OSError as error:
         raise DroverError(f"The kernel's connections to {asked[0]} cannot be forgotten: {error}") from error
     for ip in crowded:
         packet_filter.run(["conntrack", "-D", "--dst-nat", "--reply-src", ip])
 
 
-def _forget(kernel: socket.socket, ip: str) -> bool:
-    """False, and nothing is done, if there are too many."""
-    found = [entry for entry in _entries(kernel, ip) if _leads_to(entry, ip)]
-    if len(found) > MANY:
-        return False
-    for entry in found:
+def _forget(ip: str) -> bool:
+    """False, and nothing is done, if there are too many to look at. What the kernel has yet to say goes with the
+    socket."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
+        kernel.bind((0, 0))
+        kernel.settimeout(DEADLINE_S)
+        found = list(islice(_entries(kernel, ip), MANY + 1))
+        if len(found) > MANY:
+            return False
+        _delete(kernel, [entry for entry in found if _leads_to(entry, ip)])
+    return True
+
+
+def _delete(kernel: socket.socket, entries: Iterable[dict[int, bytes]]) -> None:
+    """One that has ended meanwhile is as good as deleted."""
+    for entry in entries:
         named = b"".join(_attribute(flag | kind, entry[kind]) for kind, flag in NAMED if kind in entry)
         kernel.send(_message(DELETE, REQUEST | ACK, named))
         for kind, body in _received(kernel):
             if kind == ERROR and (code := _code(body)) not in (0, errno.ENOENT):
                 raise OSError(code, os.strerror(code))
-    return True
 
 
 def _entries(kernel: socket.socket, ip: str) -> Iterator[dict[int, bytes]]:
