@@ -21,8 +21,9 @@ UNIT_PATH = Path("/etc/systemd/system") / UNIT
 SYSTEMD_RUNS = Path("/run/systemd/system")
 STOP_DEADLINE_S = 20.0
 
-# KillMode=process leaves the watchdog alone, which fences if the next daemon does not come. The store's member ends
-# with the daemon by itself (parent-death signal); containers are not in this unit and go on (P6).
+# KillMode=process leaves the watchdog alone, which fences if the next daemon does not come, and the deputy, which
+# answers for names until it does. The store's member ends with the daemon by itself (parent-death signal); containers
+# are not in this unit and go on (P6).
 _UNIT_TEXT = """\
 [Unit]
 Description=Drover: several Docker hosts behave as one Docker
