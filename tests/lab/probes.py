@@ -30,18 +30,6 @@ import socket, sys
 print(socket.create_connection((sys.argv[1], 5301), 10).makefile().read())
 """
 """Tells which address the other side sees."""
-ASK_NAME = """
-import socket, struct, sys
-server, name = sys.argv[1], sys.argv[2]
-labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
-asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-asker.settimeout(1)
-asker.sendto(struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + labels + b"\\0\\0\\1\\0\\1", (server, 53))
-answer = asker.recv(600)
-if answer[7]:
-    print(".".join(map(str, answer[-4:])))
-"""
-"""Asks a name server for a name, and tells the last address of its answer."""
 CONNECT = """
 import collections, json, socket, sys, time
 address, wanted, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from probes import ASK_NAME, ASK_WHO, CONNECT, FETCHES, PINGS, UDP_ASK, UDP_ECHO, WHO_ASKS
+from probes import ASK_WHO, CONNECT, FETCHES, PINGS, UDP_ASK, UDP_ECHO, WHO_ASKS
 
 from drover.decide.overlay import mac_of
 from drover.lab import Lab, LabHost, cluster
@@ -377,30 +377,6 @@ def _replies(log: Path, address: str) -> list[float]:
     """When replies came from an address, the last ones."""
     lines = [line.split() for line in log.read_text().splitlines()[-20_000:]]
     return [0.0, *sorted(float(words[1]) for words in lines if len(words) == 2 and words[0] == address)]
-
-
-def test_names_go_on_while_a_host_has_no_daemon(world: Cluster) -> None:
-    """Asked from the host itself, at the gateway address of the default network; the container is on another one."""
-    world.run("named", host="h1", command="exec sleep 100000")
-    world.run("near", host="h2", command="exec sleep 100000")
-    host, ip = world.lab.host("h2"), _address(world, "named")
-    gateway = world.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}", "near")
-
-    def asked() -> str:
-        return host.exec([sys.executable, "-c", ASK_NAME, gateway, "named"], check=False).stdout.strip()
-
-    wait_until(lambda: asked() == ip, "the name", deadline_s=DEADLINE_S, poll_s=0.2)
-    time.sleep(2.0)  # longer than a daemon takes to note a name for its deputy
-    pid = host.pid_of("drover")
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: host.pid_of("drover") is None, "the end of the daemon", deadline_s=DEADLINE_S)
-    wait_until(lambda: asked() == ip, "the name without a daemon", deadline_s=DEADLINE_S, poll_s=0.2)
-    cluster.start_daemon(host)
-    cluster.wait_for_gateway(host)
-    wait_until(lambda: asked() == ip, "the name from the next daemon", deadline_s=DEADLINE_S, poll_s=0.2)
-    world.docker("rm", "-f", "named", "near")
-    world.wait_for_health()
 
 
 def test_trouble_leaves_the_tables_right(world: Cluster) -> None:
