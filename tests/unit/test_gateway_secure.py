@@ -1,10 +1,11 @@
-"""TLS over a socket of OpenSSL's own: bytes, fullness, ends and failures; and the buffer that all connections share."""
+"""TLS over TCP: bytes, fullness, ends and failures; and the buffer that all connections share."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gateway_wire_tools import Peer, World, ok, running, tls_contexts, until
 from drover.errors import Unavailable
 from drover.gateway.accepting import TlsListener
 from drover.gateway.receiving import Receiving, pass_on
-from drover.gateway.secure import TlsTransport, connect_tls
+from drover.gateway.secure import Secured, TlsTransport, connect_tls
 from drover.gateway.tunnel import TunnelServer
 
 SOME = bytes(range(256)) * 4096
@@ -120,6 +121,64 @@ async def test_all_that_was_written_arrives_before_the_end(pair: Pair):
     await until(lambda: client.told[-1] == "lost" and server.told[-1] == "lost")
 
 
+async def test_a_protocol_may_pause_after_every_piece(pair: Pair):
+    server, client = await pair()
+    record, loop = server.data_received, asyncio.get_running_loop()
+
+    def and_pause(data: bytes | memoryview) -> None:
+        record(data)
+        server.wire.pause_reading()
+        loop.call_soon(server.wire.resume_reading)
+
+    server.data_received = and_pause  # type: ignore[method-assign]
+    for _ in range(4):
+        client.wire.write(SOME)
+    await until(lambda: len(server.received) == 4 * len(SOME))
+    assert server.received == SOME * 4
+
+
+async def test_what_came_while_paused_is_kept_until_reading_goes_on(pair: Pair):
+    """Many records in one read, the protocol pausing at the first piece: the rest waits decrypted nowhere, and is not
+    forgotten though the socket has nothing more to say."""
+    server, client = await pair()
+    record = server.data_received
+
+    def and_pause(data: bytes | memoryview) -> None:
+        record(data)
+        server.wire.pause_reading()
+
+    server.data_received = and_pause  # type: ignore[method-assign]
+    client.wire.write(SOME)
+    while len(server.received) < len(SOME):
+        before = len(server.received)
+        server.wire.resume_reading()
+        await until(lambda before=before: len(server.received) > before)
+    assert server.received == SOME
+
+
+async def test_what_comes_together_with_the_end_of_the_handshake_is_read(tmp_path: Path):
+    server_tls, client_tls = tls_contexts(tmp_path)
+    loop, accepted = asyncio.get_running_loop(), Recorder()
+    listener = TlsListener("127.0.0.1", 0, server_tls, lambda: accepted)
+    listener.start()
+    with socket.create_connection(("127.0.0.1", listener.port)) as sock:
+        sock.setblocking(False)
+        secured = Secured(sock, client_tls, server_hostname="localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            secured.tls.do_handshake()
+        while True:
+            await loop.sock_sendall(sock, secured.outgoing.read())
+            secured.took(await loop.sock_recv(sock, 65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                secured.tls.do_handshake()
+                break
+        secured.tls.write(b"early")
+        await loop.sock_sendall(sock, secured.outgoing.read())
+        await until(lambda: accepted.received == b"early")
+    listener.close()
+    accepted.wire.abort()
+
+
 async def test_an_end_without_close_notify_is_a_failure(pair: Pair):
     server, client = await pair(keep_open=True)
     client.wire.abort()
@@ -131,9 +190,9 @@ async def test_an_end_without_close_notify_is_a_failure(pair: Pair):
 async def test_who_goes_on_after_the_end_is_cut(pair: Pair):
     server, client = await pair(keep_open=True)
     raw = socket.socket(fileno=socket.dup(client.wire.get_extra_info("socket").fileno()))
-    client.wire._tls.settimeout(0.05)
     with pytest.raises(OSError):
         client.wire._tls.unwrap()
+    raw.send(client.wire._secured.outgoing.read())
     await until(lambda: "end" in server.told)
     raw.send(b"more")
     raw.close()

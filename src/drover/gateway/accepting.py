@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from drover.gateway.pipes import give_room
 from drover.gateway.receiving import Receiving
 from drover.gateway.secure import accept_tls
 
@@ -104,6 +105,7 @@ class UnixListener(Listener):
         self._socket.bind(str(self._path))
 
     def _taken(self, accepted: socket.socket) -> Coroutine[Any, Any, object]:
+        give_room(accepted)
         return self._loop.connect_accepted_socket(self._make, accepted)
 
 

@@ -9,6 +9,7 @@ and the next read gets another one.
     what becomes of the view                       cost
     written at once (the usual case)               none
     the transport keeps a part of it               a new buffer
+    the transport has `keeps_views = False`        none: it copies what it keeps
     it is parsed or kept                           `bytes(view)`
 """
 
@@ -50,5 +51,5 @@ class Receiving(asyncio.BufferedProtocol):
 def pass_on(transport: asyncio.WriteTransport, data: Data) -> None:
     """Write `data`, a view perhaps, to a transport that may keep what it cannot write at once."""
     transport.write(data)
-    if isinstance(data, memoryview) and transport.get_write_buffer_size():
+    if isinstance(data, memoryview) and transport.get_write_buffer_size() and getattr(transport, "keeps_views", True):
         _shared.view = memoryview(bytearray(SIZE_BYTES))

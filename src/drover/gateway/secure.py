@@ -1,9 +1,9 @@
-"""TLS over TCP as an asyncio transport that lets OpenSSL read and write the socket itself.
+"""TLS over TCP as an asyncio transport that encrypts and decrypts many records between two system calls.
 
-Theory of operation. The event loops' own TLS passes every byte through two memory buffers on its way in and out: for
-long streams that costs several times what the encryption does. Here the socket is OpenSSL's, and the loop only says
-when it can be read or written. What is read goes into the shared buffer (`receiving`), one TLS record after another
-until the socket is empty or the buffer is full; what cannot be written waits, piece by piece.
+Theory of operation. OpenSSL given the socket asks the kernel twice for each record of 16 KiB it reads and once for each
+it writes, and every small write wakes the peer: for long streams that costs more than the encryption. The event loops'
+own TLS copies more often and decrypts into fresh memory. So here OpenSSL has two memory buffers, the socket is read and
+written in pieces of many records, and what is decrypted goes straight into the shared buffer (`receiving`).
 
 | event | what the protocol sees |
 |---|---|
@@ -14,6 +14,7 @@ until the socket is empty or the buffer is full; what cannot be written waits, p
 | `close` | `connection_lost(None)` when what was written is sent, and the peer has closed too or was given its time |
 | the write buffer is above its limit, or drained | `pause_writing`, `resume_writing` |
 
+What is written is encrypted at once, so that nothing of the caller's is kept; what waits for the socket is encrypted.
 This side cannot end its direction alone: Python's `unwrap` insists on reading the peer's end as well. Where that is
 needed, frames say it (`pipes.FramedPipe`).
 """
@@ -25,42 +26,92 @@ import contextlib
 import os
 import socket
 import ssl
+import threading
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from drover.gateway.receiving import SIZE_BYTES, Receiving
 
 RECORD_BYTES = 16 * 1024
-_WRITE_BYTES = 4 * RECORD_BYTES
-"""OpenSSL is given so much at a time: what it has begun it must be given again, whole."""
+_WRITE_BYTES = 8 * RECORD_BYTES
+"""At most so much is encrypted before it is sent: all that is read at once."""
 _HIGH_BYTES = 64 * 1024
 LINGER_S = 2.0
 """How long a peer may go on sending to a connection that was closed: cutting it could cost it our last bytes."""
 BULK_BYTES, WINDOW_S, REST_S = 128 * 1024, 0.01, 0.001
 """A connection that brought so much in the last window is read once per rest, not once per record: being woken costs
 more than decrypting one. Calls stay below it; a stream does not notice a millisecond."""
-_WOULD_BLOCK = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_WOULD_BLOCK = (BlockingIOError, InterruptedError)
+
+
+class _Encrypted(threading.local):
+    """Where a thread's connections read the socket; OpenSSL takes it over at once."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(SIZE_BYTES - RECORD_BYTES))
+
+
+_encrypted = _Encrypted()
+
+
+class Secured:
+    """A connected socket, its TLS, and the memory between the two."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, **how: Any) -> None:
+        self.socket = sock
+        self.fd = sock.fileno()
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, **how)
+
+    async def shake_hands(self) -> None:
+        """Raises `OSError`, which what TLS refuses is, too; then the peer has been told why."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                with contextlib.suppress(OSError):
+                    self.socket.send(self.outgoing.read())
+                raise
+            else:
+                await loop.sock_sendall(self.socket, self.outgoing.read())
+                return
+            await loop.sock_sendall(self.socket, self.outgoing.read())
+            self.took(await loop.sock_recv(self.socket, RECORD_BYTES))
+
+    def took(self, encrypted: bytes | memoryview) -> None:
+        """What the socket gave; nothing: its end."""
+        if encrypted:
+            self.incoming.write(encrypted)
+        else:
+            self.incoming.write_eof()
 
 
 class TlsTransport(asyncio.Transport):
-    """The transport of `protocol` over `tls`, a non-blocking socket whose handshake is done."""
+    """The transport of `protocol` over `secured`, non-blocking, whose handshake is done."""
 
-    def __init__(self, tls: ssl.SSLSocket, protocol: Receiving) -> None:
+    keeps_views = False
+
+    def __init__(self, secured: Secured, protocol: Receiving) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
-        self._tls = tls
-        self._fd = tls.fileno()
+        self._secured = secured
+        self._tls, self._socket, self._fd = secured.tls, secured.socket, secured.fd
         self._protocol = protocol
         self._backlog: deque[memoryview] = deque()
         self._backlog_bytes = 0
         self._high_bytes, self._low_bytes = _HIGH_BYTES, _HIGH_BYTES // 4
-        self._peer_certificate = tls.getpeercert()
+        self._peer_certificate = self._tls.getpeercert()
         self._window_since_s, self._window_bytes = 0.0, 0
         self._resting = False
         self._full = False
         self._reading = False
         self._ended = False
         self._closing = False
+        self._goodbye = False
         self._lost = False
         self._linger: asyncio.TimerHandle | None = None
         self.resume_reading()
@@ -77,6 +128,8 @@ class TlsTransport(asyncio.Transport):
         if not self._reading and not self._closing and not self._lost:
             self._reading = True
             self._watch()
+            if self._secured.incoming.pending and not self._ended:  # it came with the handshake, or before a pause
+                self._loop.call_soon(self._take)
 
     def _watch(self) -> None:
         if self._reading and not self._resting:
@@ -86,25 +139,53 @@ class TlsTransport(asyncio.Transport):
         return self._reading
 
     def _read(self) -> None:
-        """Take what has come. Whole records fit, so that none is left inside OpenSSL, where the loop sees none."""
+        """Take what has come."""
+        room = _encrypted.view
+        try:
+            count = self._socket.recv_into(room)
+        except _WOULD_BLOCK:
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        self._secured.took(room[:count])
+        self._take()
+        if 0 < count < len(room):
+            self._rest_if_bulk(count)
+
+    def _take(self) -> None:
+        """Decrypt all that is whole, unless the protocol pauses in between."""
+        full = True
+        while full and self._reading and not self._ended:
+            full = self._decrypt()
+
+    def _decrypt(self) -> bool:
+        """Fill the shared buffer; whether more may be there. Only whole records are taken, so that none is left
+        inside OpenSSL, of which `resume_reading` would not know."""
         view, taken, error, ended = self._protocol.get_buffer(-1), 0, None, False
+        read: Any = self._tls.read  # given a buffer it returns a count
         try:
             while taken <= SIZE_BYTES - RECORD_BYTES and not ended:
-                count = self._tls.recv_into(view[taken:])
+                count = read(RECORD_BYTES, view[taken:])
                 ended = count == 0
                 taken += count
-        except _WOULD_BLOCK:
-            self._rest_if_bulk(taken)
+        except ssl.SSLWantReadError:
+            full = False
         except ssl.SSLZeroReturnError:
-            ended = True
+            full, ended = False, True
         except OSError as failure:
-            error = failure
+            full, error = False, failure
+        else:
+            full = True
         if taken:
             self._protocol.buffer_updated(taken)
+        if self._secured.outgoing.pending:  # an answer of TLS itself, to a new key
+            self._flush()
         if error is not None:
             self._lose(error)
         elif ended:
             self._end()
+        return full
 
     def _rest_if_bulk(self, taken_bytes: int) -> None:
         """The socket is empty: let it fill a little if it fills fast."""
@@ -112,7 +193,7 @@ class TlsTransport(asyncio.Transport):
         if now_s - self._window_since_s > WINDOW_S:
             self._window_since_s, self._window_bytes = now_s, 0
         self._window_bytes += taken_bytes
-        if self._window_bytes > BULK_BYTES:
+        if self._window_bytes > BULK_BYTES and not self._resting and not self._lost and not self._closing:
             self._resting = True
             self._loop.remove_reader(self._fd)
             self._loop.call_later(REST_S, self._rested)
@@ -128,7 +209,9 @@ class TlsTransport(asyncio.Transport):
             return
         was_reading, self._ended = self._reading, True
         self.pause_reading()
-        if not self._protocol.eof_received():
+        if self._secured.incoming.pending:
+            self._lose(_surplus())
+        elif not self._protocol.eof_received():
             self.close()
         elif was_reading:
             self.resume_reading()
@@ -142,31 +225,57 @@ class TlsTransport(asyncio.Transport):
         except OSError as error:
             self._lose(error)
             return
-        self._lose(ConnectionResetError("bytes follow the end of a TLS connection") if surplus else None)
+        self._lose(_surplus() if surplus else None)
 
     # Writing.
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        """What cannot be sent at once waits, as views of `data`."""
-        if self._closing or self._lost or not data:
+        self.writelines((data,))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
+        """Encrypts all, and sends what the socket takes."""
+        if self._closing or self._lost:
             return
-        idle, whole = not self._backlog, memoryview(data)
-        self._backlog.extend(whole[at : at + _WRITE_BYTES] for at in range(0, len(whole), _WRITE_BYTES))
-        self._backlog_bytes += len(whole)
-        if not idle:
-            self._tell_fullness()
+        pending = 0
+        try:
+            for data in list_of_data:
+                whole = memoryview(data)
+                for at in range(0, len(whole), _WRITE_BYTES):
+                    piece = whole[at : at + _WRITE_BYTES]
+                    if pending and pending + len(piece) > _WRITE_BYTES:
+                        self._flush()
+                        pending = 0
+                    pending += self._tls.write(piece)
+        except OSError as error:
+            self._loop.call_soon(self._lose, error)  # a protocol does not expect its end while it writes
             return
-        self._send()
-        if self._backlog and not self._lost:
-            self._loop.add_writer(self._fd, self._writable)
-            self._tell_fullness()
+        self._flush()
+        self._tell_fullness()
+
+    def _flush(self) -> None:
+        """Send what is encrypted; what the socket does not take waits."""
+        encrypted = memoryview(self._secured.outgoing.read())
+        if not encrypted:
+            return
+        idle = not self._backlog
+        self._backlog.append(encrypted)
+        self._backlog_bytes += len(encrypted)
+        if idle:
+            self._send()
+            if self._backlog and not self._lost:
+                self._loop.add_writer(self._fd, self._writable)
 
     def _send(self) -> None:
         """Send what waits, as far as the socket takes it."""
         try:
             while self._backlog:
-                self._tls.send(self._backlog[0])
-                self._backlog_bytes -= len(self._backlog.popleft())
+                piece = self._backlog[0]
+                sent = self._socket.send(piece)
+                self._backlog_bytes -= sent
+                if sent < len(piece):
+                    self._backlog[0] = piece[sent:]
+                else:
+                    self._backlog.popleft()
         except _WOULD_BLOCK:
             return
         except OSError as error:
@@ -213,16 +322,21 @@ class TlsTransport(asyncio.Transport):
 
     def _say_goodbye(self) -> None:
         """Say that this is the end, then read until the peer has seen it."""
-        with contextlib.suppress(OSError, ValueError):
-            self._tls.unwrap()  # sends close_notify; that it has not read the peer's is no matter
+        if not self._goodbye:
+            self._goodbye = True
+            with contextlib.suppress(OSError, ValueError):
+                self._tls.unwrap()  # close_notify; that it has not read the peer's is no matter
+            self._flush()
+        if self._backlog or self._lost:
+            return
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._tls, socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
         self._linger = self._loop.call_later(LINGER_S, self._lose, None)
         self._loop.add_reader(self._fd, self._drop)
 
     def _drop(self) -> None:
         try:
-            if os.read(self._fd, SIZE_BYTES):
+            if self._socket.recv_into(_encrypted.view):
                 return
         except BlockingIOError:
             return
@@ -250,13 +364,19 @@ class TlsTransport(asyncio.Transport):
         self._loop.remove_writer(self._fd)
         self._backlog.clear()
         self._backlog_bytes = 0
-        self._tls.close()
+        self._socket.close()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`socket`, `ssl_object` and `peercert`, as other TLS transports have them."""
-        if name in ("socket", "ssl_object"):
+        if name == "socket":
+            return self._socket
+        if name == "ssl_object":
             return self._tls
         return self._peer_certificate if name == "peercert" else default
+
+
+def _surplus() -> ConnectionResetError:
+    return ConnectionResetError("bytes follow the end of a TLS connection")
 
 
 async def connect_tls(
@@ -284,36 +404,9 @@ async def _secured(sock: socket.socket, protocol: Receiving, context: ssl.SSLCon
     """Shake hands, then hand the connection to `protocol`; a socket that fails is closed."""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        tls = context.wrap_socket(sock, do_handshake_on_connect=False, suppress_ragged_eofs=False, **how)
+        secured = Secured(sock, context, **how)
+        await secured.shake_hands()
     except BaseException:
         sock.close()
         raise
-    try:
-        await _shake_hands(tls)
-    except BaseException:
-        tls.close()
-        raise
-    TlsTransport(tls, protocol)
-
-
-async def _shake_hands(tls: ssl.SSLSocket) -> None:
-    loop, fd = asyncio.get_running_loop(), tls.fileno()
-    while True:
-        try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            await _turn(loop.add_reader, loop.remove_reader, fd)
-        except ssl.SSLWantWriteError:
-            await _turn(loop.add_writer, loop.remove_writer, fd)
-        else:
-            return
-
-
-async def _turn(watch: Any, forget: Any, fd: int) -> None:
-    """Wait until the socket is ready."""
-    ready = asyncio.get_running_loop().create_future()
-    watch(fd, lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        forget(fd)
+    TlsTransport(secured, protocol)
