@@ -28,7 +28,7 @@ from drover.wire.bodies import Data
 from drover.wire.frames import END, FRAME_LIMIT_BYTES, FrameDecoder, frame, header
 from drover.wire.heads import BadMessage
 
-BUFFER_BYTES = 1024 * 1024
+BUFFER_BYTES = 512 * 1024
 """How much may wait in a transport's write buffer before the other side is no longer read."""
 KERNEL_BYTES = 512 * 1024
 """How much of it the kernel takes at a Unix socket: at its usual 208 KiB a stream's writer and reader wake each other
