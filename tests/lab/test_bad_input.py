@@ -48,33 +48,97 @@ class Case(NamedTuple):
 
 
 CREATE = '{"Image": "busybox", "Cmd": ["true"]}'
+HOST_CONFIGS = (
+    '{"Memory": 1024}',
+    '{"Memory": 8388608, "MemorySwap": 4194304}',
+    '{"NanoCpus": 1000000000000}',
+    '{"CpusetCpus": "nonsense"}',
+    '{"CpuShares": -1}',
+    '{"ShmSize": -1}',
+    '{"Binds": ["not/absolute:/x"]}',
+    '{"Binds": ["/tmp:relative"]}',
+    '{"Binds": ["/tmp:/x:nonsense"]}',
+    '{"Binds": ["/tmp:/x", "/tmp:/x"]}',
+    '{"Mounts": [{"Type": "nonsense", "Target": "/x"}]}',
+    '{"Mounts": [{"Type": "bind", "Source": "/nowhere/at/all", "Target": "/x"}]}',
+    '{"Mounts": [{"Type": "volume", "Source": "a"}]}',
+    '{"RestartPolicy": {"Name": "nonsense"}}',
+    '{"RestartPolicy": {"Name": "always", "MaximumRetryCount": 3}}',
+    '{"RestartPolicy": {"Name": "always"}, "AutoRemove": true}',
+    '{"NetworkMode": "container:nope"}',
+    '{"NetworkMode": "host", "PortBindings": {"80/tcp": [{"HostPort": "nonsense"}]}}',
+    '{"PortBindings": {"nonsense/tcp": [{}]}}',
+    '{"PortBindings": {"80/nonsense": [{}]}}',
+    '{"PortBindings": {"80/tcp": [{"HostPort": "99999"}]}}',
+    '{"VolumesFrom": ["nope"]}',
+    '{"Links": ["nope:alias"]}',
+    '{"LogConfig": {"Type": "nonsense"}}',
+    '{"Runtime": "nonsense"}',
+    '{"PidMode": "container:nope"}',
+    '{"IpcMode": "nonsense"}',
+    '{"OomScoreAdj": 5000}',
+    '{"ExtraHosts": ["nonsense"]}',
+    '{"Isolation": "nonsense"}',
+)
+
+
+def _host_config(text: str) -> Case:
+    return Case("POST", "/containers/create", f'{{"Image": "busybox", "Cmd": ["true"], "HostConfig": {text}}}')
+
+
 CASES = (
     # unknown things
-    Case("GET", "/containers/nope/json"),
-    Case("POST", "/containers/nope/start"),
-    Case("POST", "/containers/nope/kill"),
-    Case("POST", "/containers/nope/wait"),
-    Case("GET", "/containers/nope/logs?stdout=1"),
+    *(
+        Case("POST", f"/containers/nope/{rest}")
+        for rest in ("start", "stop", "restart", "kill", "pause", "unpause", "wait", "rename?name=other")
+    ),
+    *(Case("POST", f"/containers/nope/{rest}") for rest in ("resize?h=10&w=10", "attach?stream=1&stdout=1")),
+    *(
+        Case("GET", f"/containers/nope/{rest}")
+        for rest in ("json", "logs?stdout=1", "top", "stats?stream=0", "changes", "export", "archive?path=/")
+    ),
+    Case("HEAD", "/containers/nope/archive?path=/"),
+    Case("PUT", "/containers/nope/archive?path=/"),
     Case("POST", "/containers/nope/exec", '{"Cmd": ["true"]}'),
+    Case("POST", "/containers/nope/update", "{}"),
     Case("DELETE", "/containers/nope"),
-    Case("POST", "/containers/nope/rename?name=other"),
-    Case("GET", "/containers/nope/archive?path=/"),
+    Case("POST", "/commit?container=nope"),
+    Case("POST", "/commit"),
+    Case("GET", "/containers/json?filters={%22before%22:[%22nope%22]}"),
+    Case("GET", "/containers/json?filters={%22since%22:[%22nope%22]}"),
     Case("GET", "/exec/nope/json"),
     Case("POST", "/exec/nope/start", "{}"),
+    Case("POST", "/exec/nope/resize?h=10&w=10"),
     Case("GET", "/images/nope/json"),
+    Case("GET", "/images/nope/get"),
+    Case("GET", "/images/get?names=nope"),
     Case("DELETE", "/images/nope"),
     Case("POST", "/images/nope/tag?repo=other"),
     Case("GET", "/images/nope/history"),
     Case("GET", "/networks/nope"),
     Case("DELETE", "/networks/nope"),
     Case("POST", "/networks/nope/connect", '{"Container": "known"}'),
+    Case("POST", "/networks/nope/disconnect", '{"Container": "known"}'),
+    Case("POST", "/networks/bridge/connect", '{"Container": "nope"}'),
+    Case("POST", "/networks/bridge/disconnect", '{"Container": "nope"}'),
     Case("GET", "/volumes/nope"),
     Case("DELETE", "/volumes/nope"),
+    Case("GET", "/plugins/nope/json"),
+    Case("POST", "/plugins/nope/enable"),
+    Case("DELETE", "/plugins/nope"),
     # no such route, method or version
     Case("GET", "/nowhere"),
+    Case("GET", "/"),
     Case("PATCH", "/containers/json"),
+    Case("HEAD", "/info"),
+    Case("OPTIONS", "/containers/json"),
     Case("GET", "/v1.99/containers/json"),
     Case("GET", "/v1.5/containers/json"),
+    Case("GET", "/v1/containers/json"),
+    Case("GET", "/v1.41"),
+    Case("GET", "/v1.41.0/containers/nope/json"),
+    Case("GET", "/containers/known/checkpoints"),
+    Case("PUT", "/volumes/known?version=1"),
     # bodies
     Case("POST", "/containers/create", "{}"),
     Case("POST", "/containers/create", CREATE, "text/plain"),
@@ -82,27 +146,65 @@ CASES = (
     Case("POST", "/containers/create", '{"Image": "Not A Name"}'),
     Case("POST", "/containers/create?name=-bad-", CREATE),
     Case("POST", "/containers/create?name=known", CREATE),
-    Case("POST", "/containers/create", '{"Image": "busybox", "HostConfig": {"Memory": 1024}}'),
+    *(_host_config(text) for text in HOST_CONFIGS),
+    Case("POST", "/containers/create", '{"Image": "busybox", "Env": ["=x"], "Cmd": ["true"]}'),
+    Case("POST", "/containers/create", '{"Image": "busybox", "WorkingDir": "not/absolute", "Cmd": ["true"]}'),
+    Case("POST", "/containers/create", '{"Image": "busybox", "StopSignal": "NONSENSE", "Cmd": ["true"]}'),
+    Case("POST", "/containers/create", '{"Image": "busybox", "Healthcheck": {"Interval": 1}, "Cmd": ["true"]}'),
     Case("POST", "/containers/known/exec", "{}"),
+    Case("POST", "/containers/known/update", '{"Memory": 1024}'),
+    Case("POST", "/containers/known/update", '{"RestartPolicy": {"Name": "nonsense"}}'),
     Case("POST", "/networks/create", '{"Name": ""}'),
+    Case("DELETE", "/networks/bridge"),
+    Case("DELETE", "/networks/host"),
     Case("POST", "/volumes/create", '{"Name": "no/slash"}'),
     # values
     Case("GET", '/containers/json?filters={"nonsense":["1"]}'),
+    Case("GET", '/containers/json?filters={"status":["nonsense"]}'),
+    Case("GET", '/containers/json?filters={"exited":["x"]}'),
+    Case("GET", '/containers/json?filters={"health":["nonsense"]}'),
+    Case("GET", '/containers/json?filters={"is-task":["nonsense"]}'),
     Case("GET", '/images/json?filters={"nonsense":["1"]}'),
+    Case("GET", '/images/json?filters={"dangling":["nonsense"]}'),
     Case("GET", '/networks?filters={"nonsense":["1"]}'),
+    Case("GET", '/networks?filters={"type":["nonsense"]}'),
     Case("GET", '/volumes?filters={"nonsense":["1"]}'),
     Case("GET", '/events?filters={"nonsense":["1"]}&until=1'),
+    Case("GET", "/events?since=nonsense&until=1"),
+    Case("POST", '/containers/prune?filters={"nonsense":["1"]}'),
+    Case("POST", '/networks/prune?filters={"nonsense":["1"]}'),
+    Case("POST", '/volumes/prune?filters={"nonsense":["1"]}'),
+    Case("POST", '/images/prune?filters={"nonsense":["1"]}'),
     Case("GET", "/containers/known/logs"),
+    Case("GET", "/containers/known/logs?stdout=1&since=nonsense"),
     Case("GET", "/containers/known/archive"),
+    Case("GET", "/containers/known/archive?path=/nowhere"),
+    Case("PUT", "/containers/known/archive?path=/nowhere"),
+    Case("GET", "/containers/known/top?ps_args=-Z-nonsense"),
     Case("POST", "/containers/known/kill?signal=NONSENSE"),
+    Case("POST", "/containers/known/resize"),
+    Case("POST", "/containers/known/wait?condition=nonsense"),
     Case("POST", "/containers/known/rename"),
     Case("POST", "/containers/known/rename?name=known"),
+    Case("POST", "/containers/known/rename?name=-bad-"),
     Case("DELETE", "/containers/known"),
     Case("DELETE", "/images/busybox"),
     Case("POST", "/containers/known/unpause"),
     Case("POST", "/containers/known/start"),
     Case("POST", "/images/busybox/tag?repo=Not%20A%20Name"),
-    Case("GET", "/nodes"),
+    Case("POST", "/images/create"),
+    Case("POST", "/images/create?fromImage=Not%20A%20Name"),
+    Case("POST", "/build?dockerfile=../outside", "", "application/x-tar"),
+    Case("POST", "/build?version=3", "", "application/x-tar"),
+    # an engine outside a swarm
+    *(Case("GET", path) for path in ("/swarm", "/swarm/unlockkey", "/nodes", "/services", "/tasks", "/secrets")),
+    *(Case("GET", path) for path in ("/configs", "/nodes/nope", "/services/nope", "/tasks/nope", "/secrets/nope")),
+    *(Case("DELETE", path) for path in ("/nodes/nope", "/services/nope", "/secrets/nope", "/configs/nope")),
+    Case("POST", "/swarm/leave"),
+    Case("POST", "/swarm/update?version=1", "{}"),
+    Case("POST", "/services/create", "{}"),
+    Case("POST", "/secrets/create", "{}"),
+    Case("POST", "/nodes/nope/update?version=1", "{}"),
 )
 MALFORMED = (
     Case("POST", "/containers/create", "not JSON"),
@@ -111,6 +213,15 @@ MALFORMED = (
     Case("POST", "/networks/create", "{"),
     Case("GET", "/containers/json?filters=nonsense"),
     Case("GET", "/containers/json?limit=many"),
+    Case("POST", "/containers/create", '{"Image": 1}'),
+    Case("POST", "/containers/create", '{"Image": "busybox", "HostConfig": []}'),
+    Case("POST", "/containers/create", '{"Image": "busybox", "HostConfig": {"Memory": "much"}}'),
+    Case("POST", "/containers/create", '{"Image": "busybox", "Labels": ["a"]}'),
+    Case("POST", "/containers/known/exec", "not JSON"),
+    Case("POST", "/volumes/create", "not JSON"),
+    Case("POST", "/networks/bridge/connect", "not JSON"),
+    Case("POST", "/containers/known/stop?t=soon"),
+    Case("POST", "/containers/known/restart?t=soon"),
 )
 
 
@@ -125,7 +236,7 @@ def ask(path: Path, case: Case) -> tuple[int, str]:
 def exchange(path: Path, case: Case, body: bytes) -> tuple[str, bytes]:
     """The head's first line and the body, to the connection's end."""
     target = case.path.replace('"', "%22").replace("{", "%7B").replace("}", "%7D")
-    length = f"Content-Type: {case.kind}\r\nContent-Length: {len(body)}\r\n" if case.method == "POST" else ""
+    length = f"Content-Type: {case.kind}\r\nContent-Length: {len(body)}\r\n" if case.method in ("POST", "PUT") else ""
     head = f"{case.method} {target} HTTP/1.0\r\nHost: docker\r\n{length}\r\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(DEADLINE_S)
@@ -146,12 +257,12 @@ def host(cluster: Lab) -> Iterator[LabHost]:
     docker("rm", "-f", "known")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.path}-{case.body}"[:60])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.path}-{case.body}"[:110])
 def test_a_bad_call_is_answered_as_by_an_engine(host: LabHost, case: Case) -> None:
     assert ask(host.gateway_socket, case) == ask(host.docker_socket, case)
 
 
-@pytest.mark.parametrize("case", MALFORMED, ids=lambda case: f"{case.method}-{case.path}-{case.body}"[:60])
+@pytest.mark.parametrize("case", MALFORMED, ids=lambda case: f"{case.method}-{case.path}-{case.body}"[:110])
 def test_a_malformed_call_is_the_callers_fault(host: LabHost, case: Case) -> None:
     status, message = ask(host.gateway_socket, case)
     assert status == 400

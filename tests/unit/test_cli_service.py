@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from api_world import World, world
 
-from drover.cli import enrol
+from drover.cli import contexts, enrol
 from drover.cli.client import Client
 from drover.daemon import service
 from drover.daemon.config import HostConfig
@@ -28,6 +28,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         program = programs / name
         program.write_text(
             f'#!/bin/sh\necho {name} "$@" >>{written}\n[ ! -e {tmp_path}/fail ] || {{ echo no >&2; exit 1; }}\n'
+            f'[ "$2" != inspect ] || cat {tmp_path}/context\n'
         )
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
@@ -95,6 +96,25 @@ def test_a_docker_context_that_cannot_be_made_is_only_noted(
     this = msgspec.structs.replace(World(tmp_path).machine("h1"), docker_context=True)
     enrol.finish(this, config(tmp_path))
     assert "note: the docker context was not made: no" in capsys.readouterr().err
+
+
+def test_the_docker_context_that_leads_here_is_removed(calls: Path, tmp_path: Path) -> None:
+    (tmp_path / "context").write_text(f"unix://{tmp_path}/docker.sock\n")
+    assert contexts.remove(config(tmp_path))
+    assert calls.read_text().splitlines()[-1] == "docker context rm --force drover"
+
+
+@pytest.mark.parametrize("trouble", ["another's", "none", "no docker"])
+def test_no_other_docker_context_is_removed(
+    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    (tmp_path / "context").write_text("unix:///run/elsewhere/docker.sock\n")
+    if trouble == "none":
+        (tmp_path / "fail").touch()
+    if trouble == "no docker":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    assert not contexts.remove(config(tmp_path))
+    assert "docker context rm" not in calls.read_text()
 
 
 class _Silly(http.server.BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ from gateway_world import World, ask, make_call
 
 from drover.gateway.gateway import endpoint_of
 from drover.gateway.routes import ROUTES, find_route
-from drover.gateway.versions import shared_versions
+from drover.gateway.versions import shared_versions, version_of
 
 CALLS = {
     "container.inspect": ("GET", "/containers/h1/web/json"),
@@ -16,6 +16,11 @@ CALLS = {
     "container.create": ("POST", "/containers/create"),
     "container.prune": ("POST", "/containers/prune"),
     "container.attach.ws": ("GET", "/containers/web/attach/ws"),
+    "container.checkpoints": ("GET", "/containers/web/checkpoints"),
+    "container.checkpoint.create": ("POST", "/containers/web/checkpoints"),
+    "container.checkpoint.remove": ("DELETE", "/containers/web/checkpoints/one"),
+    "system.options": ("OPTIONS", "/anything/at/all"),
+    "volume.update": ("PUT", "/volumes/data"),
     "container.archive.head": ("HEAD", "/containers/web/archive"),
     "image.inspect": ("GET", "/images/reg.example:5000/a/b:1/json"),
     "image.remove": ("DELETE", "/images/a/b@sha256:1"),
@@ -57,6 +62,8 @@ async def test_unknown_calls_and_versions() -> None:
     )
     gateway = await world.gateway()
     assert shared_versions(world.shared.cluster) == ("1.24", "1.41")
+    assert version_of("1.41.0") == version_of("1.41") < version_of("1.41.1") < version_of("1.100")
+    assert version_of("..") == version_of("0.0") == ()
     assert await ask(gateway, "GET", "/v1.41/nope") == (404, {"message": "page not found"})
     too_new = "client version 1.99 is too new. Maximum supported API version is 1.41"
     assert await ask(gateway, "GET", "/v1.99/info") == (400, {"message": too_new})

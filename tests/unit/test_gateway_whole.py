@@ -227,11 +227,13 @@ async def test_disk_usage_is_merged(world: World) -> None:
 
 async def test_swarm_is_refused_where_it_would_change_something(world: World) -> None:
     gateway = await world.gateway()
-    for verb in ("init", "join", "leave", "update"):
+    for verb in ("init", "join"):
         status, answer = await ask(gateway, "POST", f"/swarm/{verb}")
         assert (status, "do not take part in Swarm mode" in answer["message"]) == (503, True)
     for path in ("/swarm", "/nodes", "/services/x", "/tasks", "/secrets", "/configs/x"):
         assert (await relayed(gateway, "GET", path)).host == "h1"
+    for path in ("/swarm/leave", "/swarm/update", "/services/create"):
+        assert (await relayed(gateway, "POST", path)).host == "h1"  # which says that it is in no swarm
 
 
 # -- filters ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import click
 import msgspec
 
 from drover.api.membership import check_labels
-from drover.cli import output
+from drover.cli import contexts, output
 from drover.cli.client import Client
 from drover.cli.common import pairs
 from drover.daemon import service
@@ -216,16 +215,11 @@ def _answers(config: HostConfig) -> bool:
 
 
 def _docker_context(this: Machine, config: HostConfig) -> None:
-    command = ["docker", "context", "create", "drover", "--docker", f"host=unix://{config.docker_socket}"]
     if not this.docker_context:
-        output.say(f"Use docker with it:      {' '.join(command)} && docker context use drover")
-        return
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        failure = done.stderr.strip() if done.returncode else ""
-    except OSError as error:
-        failure = str(error)
-    if failure:
+        output.say(
+            f"Use docker with it:      {' '.join(contexts.making(config))} && docker context use {contexts.NAME}"
+        )
+    elif failure := contexts.make(config):
         output.note(f"note: the docker context was not made: {failure}")
     else:
-        output.say("Use docker with it:      docker context use drover")
+        output.say(f"Use docker with it:      docker context use {contexts.NAME}")

@@ -60,8 +60,9 @@ def inspect(ctx: click.Context, name: str, as_json: bool) -> None:
 @host.command()
 @click.argument("name")
 @click.argument("labels", nargs=-1, metavar="LABEL=VALUE | LABEL- ...", required=True)
+@json_option
 @click.pass_context
-def label(ctx: click.Context, name: str, labels: tuple[str, ...]) -> None:
+def label(ctx: click.Context, name: str, labels: tuple[str, ...], as_json: bool) -> None:
     """Set labels of a host, or remove them (LABEL-).
 
     \b
@@ -69,14 +70,15 @@ def label(ctx: click.Context, name: str, labels: tuple[str, ...]) -> None:
       drover host label web1 storage=ssd zone-
     """
     answer = client(ctx).post(f"{_path(name)}/labels", _set_and_removed(labels))
-    output.say(output.labels(answer["labels"]) or f"host {name} has no labels")
+    output.result(answer, output.labels(answer["labels"]) or f"host {name} has no labels", as_json)
 
 
 @host.command()
 @click.argument("name")
 @click.argument("taints", nargs=-1, metavar="TAINT=VALUE | TAINT- ...", required=True)
+@json_option
 @click.pass_context
-def taint(ctx: click.Context, name: str, taints: tuple[str, ...]) -> None:
+def taint(ctx: click.Context, name: str, taints: tuple[str, ...], as_json: bool) -> None:
     """Keep containers off a host that do not tolerate its taints, or remove taints (TAINT-). What is there stays.
 
     \b
@@ -85,7 +87,7 @@ def taint(ctx: click.Context, name: str, taints: tuple[str, ...]) -> None:
       docker run --label drover.tolerate=gpu ...
     """
     answer = client(ctx).post(f"{_path(name)}/taints", _set_and_removed(taints))
-    output.say(output.labels(answer["taints"]) or f"host {name} has no taints")
+    output.result(answer, output.labels(answer["taints"]) or f"host {name} has no taints", as_json)
 
 
 def _set_and_removed(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -126,30 +128,32 @@ def drain(ctx: click.Context, name: str, detach: bool, as_json: bool) -> None:
 
 @host.command()
 @click.argument("name")
+@json_option
 @click.pass_context
-def pause(ctx: click.Context, name: str) -> None:
+def pause(ctx: click.Context, name: str, as_json: bool) -> None:
     """Let a host take nothing new; what is there stays.
 
     \b
     Example:
       drover host pause web1
     """
-    client(ctx).post(f"{_path(name)}/pause")
-    output.say(f"host {name} takes no new containers; undo: drover host undrain {name}")
+    answer = client(ctx).post(f"{_path(name)}/pause")
+    output.result(answer, f"host {name} takes no new containers; undo: drover host undrain {name}", as_json)
 
 
 @host.command()
 @click.argument("name")
+@json_option
 @click.pass_context
-def undrain(ctx: click.Context, name: str) -> None:
+def undrain(ctx: click.Context, name: str, as_json: bool) -> None:
     """Let a host take containers again.
 
     \b
     Example:
       drover host undrain web1
     """
-    client(ctx).post(f"{_path(name)}/undrain")
-    output.say(f"host {name} takes containers again")
+    answer = client(ctx).post(f"{_path(name)}/undrain")
+    output.result(answer, f"host {name} takes containers again", as_json)
 
 
 @host.command()
@@ -180,16 +184,17 @@ def shutdown(ctx: click.Context, deadline_s: float, as_json: bool) -> None:
 @host.command("rm")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also if it is alive, or something is still on it: that is given up.")
+@json_option
 @click.pass_context
-def remove(ctx: click.Context, name: str, force: bool) -> None:
+def remove(ctx: click.Context, name: str, force: bool, as_json: bool) -> None:
     """Forget a host that is lost. A host that lives leaves by itself: `drover leave`, run there.
 
     \b
     Example:
       drover host rm web1
     """
-    client(ctx).delete(_path(name) + ("?force=1" if force else ""))
-    output.say(f"host {name} is no longer a host of this cluster; its index is not used again")
+    answer = client(ctx).delete(_path(name) + ("?force=1" if force else ""))
+    output.result(answer, f"host {name} is no longer a host of this cluster; its index is not used again", as_json)
 
 
 def _path(name: str) -> str:

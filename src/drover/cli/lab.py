@@ -63,7 +63,13 @@ def lab() -> None:
 )
 @click.option("--pool", default="8G", show_default=True, metavar="SIZE", help="Each host's volume pool, or `none`.")
 def up(name: str, base: Path | None, hosts: int, no_cluster: bool, images: tuple[str, ...], pool: str) -> None:
-    """Build a lab and wait until it is ready."""
+    """Build a lab and wait until it is ready.
+
+    \b
+    Example:
+      drover lab up
+      drover lab up --name two --hosts 5 --image busybox --image nginx
+    """
     from drover.lab import DEFAULT_BASE, Lab
 
     begin = time.monotonic()
@@ -79,7 +85,12 @@ def up(name: str, base: Path | None, hosts: int, no_cluster: bool, images: tuple
 @lab.command()
 @_lab_options
 def down(name: str, base: Path | None) -> None:
-    """Remove a lab: all that `up` made, and only that."""
+    """Remove a lab: all that `up` made, and only that.
+
+    \b
+    Example:
+      drover lab down --name two
+    """
     _open(name, base).destroy()
     output.note(f"lab {name} is gone")
 
@@ -88,14 +99,23 @@ def down(name: str, base: Path | None) -> None:
 @click.option(
     "--dir", "base", type=click.Path(path_type=Path), envvar="DROVER_LAB_DIR", help="Where labs keep their disks."
 )
-def list_labs(base: Path | None) -> None:
-    """List the labs on this machine."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_labs(base: Path | None, as_json: bool) -> None:
+    """List the labs on this machine.
+
+    \b
+    Example:
+      drover lab ls
+    """
     from drover.lab import DEFAULT_BASE
     from drover.lab.lab import labs
 
     rows = [
         (lab.name, str(len(lab.hosts)), f"{lab.gateway}/24", str(lab.directory)) for lab in labs(base or DEFAULT_BASE)
     ]
+    if as_json:
+        output.show_json([dict(zip(("name", "hosts", "switch", "directory"), row, strict=True)) for row in rows])
+        return
     output.show_table(("LAB", "HOSTS", "SWITCH", "DIRECTORY"), rows)
 
 
@@ -103,7 +123,12 @@ def list_labs(base: Path | None) -> None:
 @_lab_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(name: str, base: Path | None, as_json: bool) -> None:
-    """Show each host's power, link, engine and gateway."""
+    """Show each host's power, link, engine and gateway.
+
+    \b
+    Example:
+      drover lab status
+    """
     import msgspec
 
     rows = _open(name, base).status()
@@ -126,6 +151,10 @@ def env(name: str, base: Path | None, host: str) -> None:
     """Print the exports that point docker and drover at a host's gateway.
 
     In a lab made with --no-cluster they point docker at the host's bare engine.
+
+    \b
+    Example:
+      eval "$(drover lab env --host h2)"
     """
     chosen = _host(name, base, host).environment()
     for variable in ("DOCKER_HOST", "DROVER_HOST"):
@@ -150,7 +179,12 @@ def execute(name: str, base: Path | None, host: str, command: tuple[str, ...]) -
 @_lab_options
 @click.argument("host")
 def kill(name: str, base: Path | None, host: str) -> None:
-    """Cut a host's power: its link falls silent, then everything on it is killed."""
+    """Cut a host's power: its link falls silent, then everything on it is killed.
+
+    \b
+    Example:
+      drover lab kill h2
+    """
     _host(name, base, host).kill()
 
 
@@ -158,7 +192,12 @@ def kill(name: str, base: Path | None, host: str) -> None:
 @_lab_options
 @click.argument("host")
 def revive(name: str, base: Path | None, host: str) -> None:
-    """Boot a host again with its disk."""
+    """Boot a host again with its disk.
+
+    \b
+    Example:
+      drover lab revive h2
+    """
     _host(name, base, host).revive()
 
 
@@ -167,7 +206,13 @@ def revive(name: str, base: Path | None, host: str) -> None:
 @click.argument("host")
 @click.option("--from", "from_host", metavar="HOST", help="Cut only the connection with this host.")
 def cut(name: str, base: Path | None, host: str, from_host: str | None) -> None:
-    """Pull a host's cable, or cut it from one other host."""
+    """Pull a host's cable, or cut it from one other host.
+
+    \b
+    Example:
+      drover lab cut h2
+      drover lab cut h2 --from h1
+    """
     _host(name, base, host).cut(from_host)
 
 
@@ -175,7 +220,12 @@ def cut(name: str, base: Path | None, host: str, from_host: str | None) -> None:
 @_lab_options
 @click.argument("host")
 def heal(name: str, base: Path | None, host: str) -> None:
-    """Undo all cuts of a host."""
+    """Undo all cuts of a host.
+
+    \b
+    Example:
+      drover lab heal h2
+    """
     _host(name, base, host).heal()
 
 
@@ -183,7 +233,12 @@ def heal(name: str, base: Path | None, host: str) -> None:
 @_lab_options
 @click.argument("host")
 def freeze(name: str, base: Path | None, host: str) -> None:
-    """Stop all processes of a host; its connections stay open."""
+    """Stop all processes of a host; its connections stay open.
+
+    \b
+    Example:
+      drover lab freeze h2
+    """
     _host(name, base, host).freeze()
 
 
@@ -191,7 +246,12 @@ def freeze(name: str, base: Path | None, host: str) -> None:
 @_lab_options
 @click.argument("host")
 def thaw(name: str, base: Path | None, host: str) -> None:
-    """Let a frozen host go on."""
+    """Let a frozen host go on.
+
+    \b
+    Example:
+      drover lab thaw h2
+    """
     _host(name, base, host).thaw()
 
 
@@ -204,6 +264,10 @@ def images(name: str, base: Path | None, into: tuple[str, ...], everywhere: bool
     """Build images without a registry: busybox, postgres, redis, nginx (default: all).
 
     They are kept in a cache. Without --into or --all nothing is loaded, only built.
+
+    \b
+    Example:
+      drover lab images --all postgres
     """
     from drover.lab.images import RECIPES, archive, load
 
@@ -227,6 +291,10 @@ def demo(name: str, base: Path | None, keep: bool, picture: Path | None) -> int:
     """Show what a cluster of three hosts does, as it happens; about a minute and a half.
 
     Ends with an account of what was promised and measured, and with status 1 if a promise did not hold.
+
+    \b
+    Example:
+      drover lab demo --keep
     """
     from drover.lab import DEFAULT_BASE
     from drover.lab.demo import play

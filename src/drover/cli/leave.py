@@ -7,7 +7,8 @@
     is silent     -                      refused without --force: the cluster would keep the host's record
 
 Then the daemon is stopped and its keys, configuration and store member's files are removed; with --purge everything in
-the state and run directories, the volumes' data included, and all that carried networks: in the engine and the kernel.
+the state and run directories, the volumes' data included, all that carried networks in the engine and the kernel, and
+the docker context that leads here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import click
 
-from drover.cli import output
+from drover.cli import contexts, output
 from drover.cli.client import Client, segment
 from drover.daemon import deputy, service
 from drover.daemon.config import DEFAULT_STATE_DIR, HostConfig, bootstrap_path, config_path, load_config
@@ -53,6 +54,8 @@ def leave(purge: bool, force: bool, state_dir: str) -> None:
         output.say("The daemon is stopped.")
     if purge:
         purge_networks(config.engine_socket)
+        if contexts.remove(config):
+            output.say(f"The docker context {contexts.NAME} is removed.")
         _unmount(config.pool_mount)
     remove_files(config, purge)
     output.say(f"{config.name} is no longer a host of cluster {config.cluster_name}.")

@@ -31,6 +31,14 @@ def show_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def result(answer: Any, sentence: str, as_json: bool) -> None:
+    """What a command did: the daemon's answer, or a sentence."""
+    if as_json:
+        show_json(answer)
+    else:
+        say(sentence)
+
+
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns padded to their widest cell, upper-case heads, no lines: as `docker ps` does."""
     widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]

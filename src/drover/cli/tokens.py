@@ -91,12 +91,14 @@ def list_tokens(ctx: click.Context, as_json: bool) -> None:
 
 @token.command("rm")
 @click.argument("token_id")
+@json_option
 @click.pass_context
-def remove(ctx: click.Context, token_id: str) -> None:
+def remove(ctx: click.Context, token_id: str, as_json: bool) -> None:
     """Remove a token, so that it lets nobody in any more.
 
     \b
     Example:
       drover token rm 1f0c9a3b
     """
-    output.say(client(ctx).delete(f"/tokens/{segment(token_id)}")["removed"])
+    answer = client(ctx).delete(f"/tokens/{segment(token_id)}")
+    output.result(answer, answer["removed"], as_json)

@@ -1,8 +1,8 @@
 """Keeping what the daemon has been through out of what it holds.
 
-Theory of operation. Streams pass through buffers of up to half a megabyte. The C library gives each thread a heap of its own
-and, once a large block was freed, takes blocks of that size from the heap, too, which then cannot shrink. Three
-settings, made before the first thread starts, keep the daemon near the size it started with:
+Theory of operation. Streams pass through buffers of up to half a megabyte. The C library gives each thread a heap of
+its own and, once a large block was freed, takes blocks of that size from the heap, too, which then cannot shrink.
+Three settings, made before the first thread starts, keep the daemon near the size it started with:
 
     setting             value      so that
     M_ARENA_MAX         1          threads share one heap (they rarely run: the daemon is one event loop)

@@ -80,6 +80,9 @@ _CONTAINERS = (
     Route("POST", "/containers/{name}/attach", "container.attach", containers.relay),
     Route("POST", "/containers/{name}/rename", "container.rename", lifecycle.rename),
     Route("POST", "/containers/{name}/update", "container.update", lifecycle.update),
+    Route("GET", "/containers/{name}/checkpoints", "container.checkpoints", containers.relay),
+    Route("POST", "/containers/{name}/checkpoints", "container.checkpoint.create", containers.relay),
+    Route("DELETE", "/containers/{name}/checkpoints/{id}", "container.checkpoint.remove", containers.relay),
     Route("DELETE", "/containers/{name}", "container.remove", lifecycle.remove),
     Route("POST", "/exec/{id}/start", "exec.start", execs.start),
     Route("POST", "/exec/{id}/resize", "exec.resize", execs.relay),
@@ -122,13 +125,15 @@ _VOLUMES = (
     Route("POST", "/volumes/create", "volume.create", volumes.create),
     Route("POST", "/volumes/prune", "volume.prune", volumes.prune),
     Route("GET", "/volumes/{name}", "volume.inspect", volumes.inspect),
+    Route("PUT", "/volumes/{name}", "volume.update", system.relay_front_raw),  # Swarm's cluster volumes only
     Route("DELETE", "/volumes/{name}", "volume.remove", volumes.remove),
 )
 
 _SWARM_OBJECTS = ("nodes", "services", "tasks", "secrets", "configs", "plugins")
 
 _SWARM = (
-    *(Route("POST", f"/swarm/{verb}", f"swarm.{verb}", swarm.refuse) for verb in ("init", "join", "leave", "update")),
+    *(Route("POST", f"/swarm/{verb}", f"swarm.{verb}", swarm.refuse) for verb in ("init", "join")),
+    *(Route("POST", f"/swarm/{verb}", f"swarm.{verb}", system.relay_front_raw) for verb in ("leave", "update")),
     Route("GET", "/swarm", "swarm.inspect", system.relay_front),
     Route("GET", "/swarm/unlockkey", "swarm.unlockkey", system.relay_front),
     Route("POST", "/swarm/unlock", "swarm.unlock", system.relay_front),
@@ -139,6 +144,9 @@ _SWARM = (
         for method in ("GET", "POST", "DELETE")
     ),
 )
+
+_OPTIONS = Route("OPTIONS", "/{rest}", "system.options", system.relay_front_raw)
+"""Engines answer it for any path."""
 
 ROUTES = (*_SYSTEM, *_CONTAINERS, *_IMAGES, *_NETWORKS, *_VOLUMES, *_SWARM)
 
@@ -165,6 +173,8 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 def find_route(method: str, path: str) -> tuple[Route, dict[str, str]] | None:
     """The first route for a method and a decoded path without version, and the path's named parts."""
+    if method == _OPTIONS.method:
+        return _OPTIONS, {"rest": path[1:]}
     for route in _BY_START.get((method, _first_part(path)), ()):
         if match := _pattern(route.template).fullmatch(path):
             return route, match.groupdict()

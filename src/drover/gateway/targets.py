@@ -17,7 +17,7 @@ import msgspec
 
 from drover.errors import Invalid
 
-_VERSION = re.compile(r"/v([0-9]+(?:\.[0-9]+)+)(/.*)", re.DOTALL)
+_VERSION = re.compile(r"/v([0-9.]+)(/.*)", re.DOTALL)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SLASHES = re.compile(r"/{2,}")

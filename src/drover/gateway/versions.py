@@ -17,7 +17,11 @@ Version = tuple[int, ...]
 
 
 def version_of(text: str) -> Version:
-    return tuple(int(part) for part in text.split(".") if part.isdecimal())
+    """As engines compare: what is no number counts as 0, and zeros at the end count nothing (1.41.0 is 1.41)."""
+    parts = [int(part) if part.isdecimal() else 0 for part in text.split(".")]
+    while parts and not parts[-1]:
+        del parts[-1]
+    return tuple(parts)
 
 
 def shared_versions(cluster: Cluster) -> tuple[str, str]:
