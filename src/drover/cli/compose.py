@@ -91,7 +91,8 @@ def canonical_form(asked: Asked) -> dict[str, Any]:
 
 def _config(asked: Asked, *more: str) -> str:
     """What `docker compose config` prints. Raises `Invalid` with its own words."""
-    arguments = [*_program(), *_files_arguments(asked), *_options(asked), "config", *more]
+    files = _files_arguments(asked)  # a file that is missing is said before a program that is
+    arguments = [*_program(), *files, *_options(asked), "config", *more]
     done = subprocess.run(
         arguments, input=_standard_input(asked), capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
