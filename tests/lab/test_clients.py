@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import select
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from stock import BENCHES, Bench, client_major, docker_program, fetched_from
 
 from drover.lab import Lab
+from drover.lab.clients import Docker, Ran
 from drover.lab.processes import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
@@ -379,3 +381,29 @@ def test_all_gateways_tell_the_same(cluster: Lab) -> None:
     finally:
         benches[0].clean()
         benches[0].docker("network", "rm", network)
+
+
+def test_a_private_registry_is_used_with_the_clients_credentials(cluster: Lab, tmp_path: Path) -> None:
+    """The registry is on h1's loopback: h1's engine, which the gateway there asks, is the only one that reaches it."""
+    h1, program = cluster.host("h1"), str(Path(__file__).with_name("registry.py"))
+    h1.spawn("registry", [sys.executable, program, "5123", "me", "secret"])
+    docker, tag = Docker(h1.gateway_socket, docker_program(20)), "127.0.0.1:5123/team/tool:1"
+    there = ("--label", "drover.constraint=host==h2")
+    settings = {"DOCKER_CONFIG": str(tmp_path)}
+    docker("tag", "busybox", tag)
+    wait_until(lambda: "unauthorized" in _login(docker, settings, "wrong").words.lower(), "the registry's refusal")
+    assert docker.run("push", tag, env=settings).status != 0  # nobody has logged in
+    assert _login(docker, settings, "secret").status == 0
+    assert docker.run("push", tag, env=settings).status == 0
+    docker("rmi", tag)
+    assert docker("images", "-q", tag) == ""
+    refused = docker.run("run", "--rm", *there, tag, "true")
+    assert (refused.status, "no basic auth credentials" in refused.err) == (125, True), refused.words
+    ran = docker.run("run", "--rm", *there, tag, "echo", "pulled", env=settings, timeout_s=120)
+    assert (ran.status, ran.out) == (0, "pulled\n"), ran.words
+    assert f'"{tag}' in docker("inspect", "--type", "image", "--format", "{{json .RepoTags}}", tag)
+    docker("rmi", tag)
+
+
+def _login(docker: Docker, settings: dict[str, str], password: str) -> Ran:
+    return docker.run("login", "-u", "me", "--password-stdin", "127.0.0.1:5123", stdin=password, env=settings)

@@ -9,6 +9,8 @@ below                  400 `client version … is too old. Minimum supported API
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from drover.decide.health import down_sentence
 from drover.errors import Invalid
 from drover.model.cluster import Cluster
@@ -16,6 +18,7 @@ from drover.model.cluster import Cluster
 Version = tuple[int, ...]
 
 
+@lru_cache(maxsize=256)
 def version_of(text: str) -> Version:
     """As engines compare: what is no number counts as 0, and zeros at the end count nothing (1.41.0 is 1.41)."""
     parts = [int(part) if part.isdecimal() else 0 for part in text.split(".")]
