@@ -156,6 +156,24 @@ async def test_what_came_while_paused_is_kept_until_reading_goes_on(pair: Pair):
     assert server.received == SOME
 
 
+async def test_who_aborts_at_the_first_piece_hears_of_no_other(pair: Pair):
+    server, client = await pair()
+    server.wire.pause_reading()
+    record = server.data_received
+
+    def and_abort(data: bytes | memoryview) -> None:
+        record(data)
+        server.wire.abort()
+
+    server.data_received = and_abort  # type: ignore[method-assign]
+    client.wire.write(SOME)
+    server.wire.resume_reading()
+    await until(lambda: "lost" in server.told)
+    heard = len(server.received)
+    await until(lambda: bool(client.told) and not isinstance(client.told[-1], str))
+    assert 0 < heard == len(server.received) < len(SOME)
+
+
 async def test_what_comes_together_with_the_end_of_the_handshake_is_read(tmp_path: Path):
     server_tls, client_tls = tls_contexts(tmp_path)
     loop, accepted = asyncio.get_running_loop(), Recorder()

@@ -357,7 +357,7 @@ class TlsTransport(asyncio.Transport):
             self._protocol.connection_lost(error)
 
     def _release(self) -> None:
-        self._lost = True
+        self._lost, self._reading = True, False
         if self._linger is not None:
             self._linger.cancel()
         self._loop.remove_reader(self._fd)
