@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
-from cluster_factory import cid, container, host
+from cluster_factory import cid, container, host, network
 from gateway_world import API, IMAGE, Agent, World, ask, drop_host, engine_id, refused, relayed, response, split
 
 from drover.gateway.call import EngineResponse
+from drover.gateway.routes import ROUTES, Route
 from drover.model import records as r
 from drover.model.cluster import Change, put
 
@@ -348,14 +349,24 @@ async def test_a_host_lost_while_waiting_is_named(world: World) -> None:
     assert "host h1 is down since 2023-11-14" in answer["message"]
 
 
-async def test_calls_about_a_dead_hosts_container_are_answered_at_once(world: World) -> None:
+@pytest.mark.parametrize("route", [one for one in ROUTES if "/containers/{name}" in one.template], ids=str)
+async def test_every_call_about_a_dead_hosts_container_is_answered_at_once(world: World, route: Route) -> None:
     having(world, 1, "web")
     drop_host(world, "h1")
-    gateway = await world.gateway("h2")
-    for method, call in (("GET", "json"), ("GET", "logs"), ("POST", "start"), ("POST", "exec"), ("POST", "kill")):
-        status, answer = await ask(gateway, method, f"/containers/web/{call}")
-        assert status == 503
-        assert "host h1 is down since 2023-11-14" in answer["message"]
+    path = route.template.replace("{name}", "web").replace("{id}", "one")
+    status, answer = await ask(await world.gateway("h2"), route.method, f"{path}?name=other", {})
+    assert status == 503
+    assert "host h1 is down since 2023-11-14" in answer["message"]
+
+
+@pytest.mark.parametrize("path", ["/commit?container=web", "/networks/app/connect", "/networks/app/disconnect"])
+async def test_so_is_one_that_names_it_elsewhere(world: World, path: str) -> None:
+    having(world, 1, "web", HostConfig={"NetworkMode": "app" if "disconnect" in path else "none"})
+    world.write(network("a" * 64, "app", "10.9.0.0/24"))
+    drop_host(world, "h1")
+    status, answer = await ask(await world.gateway("h2"), "POST", path, {"Container": "web"})
+    assert status == 503
+    assert "host h1 is down since 2023-11-14" in answer["message"]
 
 
 # -- relays ----------------------------------------------------------------------------------------------------------
