@@ -1,6 +1,7 @@
 """`init`, `join`, `leave` and the daemon's files and unit, on temporary directories."""
 
 import asyncio
+import json
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_init_says_what_to_do_next_and_how_to_undo_it(tmp_path: Path) -> None:
     assert f"drover daemon --state-dir {tmp_path}/state" in shown
     assert f"docker context create drover --docker host=unix://{tmp_path}/run/docker.sock" in shown
     assert f"drover leave --purge --state-dir {tmp_path}/state" in shown
+
+
+def test_init_and_leave_answer_in_json_alone(tmp_path: Path, purged: list[Path]) -> None:
+    result = init(tmp_path, "--json")
+    made = json.loads(result.stdout)
+    assert (made["cluster"], made["host"], made["address"]) == ("drover", "h1", "127.0.0.1")
+    assert made["docker_host"] == f"unix://{tmp_path}/run/docker.sock"
+    assert made["undo"] in result.stderr
+    left = run("leave", "--purge", "--json", "--state-dir", str(tmp_path / "state"))
+    assert json.loads(left.stdout) == {"cluster": "drover", "host": "h1", "left_on_disk": None}
 
 
 def test_init_twice_is_refused_and_changes_nothing(tmp_path: Path) -> None:

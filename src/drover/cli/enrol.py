@@ -56,6 +56,7 @@ _OPTIONS = (
     ),
     click.option("--no-service", is_flag=True, help="Do not install and start the systemd unit."),
     click.option("--docker-context", is_flag=True, help="Make the docker context `drover` on this machine."),
+    click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON; sentences go to stderr."),
 )
 
 
@@ -74,6 +75,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     shared_volumes: str = ""
     encrypt: str = ""
     """`kernel` or `wireguard-go`, if encryption was asked for."""
+    as_json: bool = False
+
+    def say(self, text: str) -> None:
+        """A sentence: the result, unless that is JSON."""
+        (output.note if self.as_json else output.say)(text)
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,6 +107,7 @@ def machine(options: dict[str, Any], toward: str = "") -> Machine:
         pool_bytes=parse_size(options["volume_pool"]) if options["volume_pool"] else 0,
         shared_volumes=os.path.abspath(options["shared_volumes"]) if options["shared_volumes"] else "",
         encrypt=options["encrypt"],
+        as_json=options["as_json"],
     )
 
 
@@ -186,17 +193,33 @@ def finish(this: Machine, config: HostConfig) -> None:
     if not config.engine_socket.exists():
         output.note(f"note: there is no Docker Engine at {config.engine_socket} yet; the daemon waits for it")
     if not this.no_service and service.systemd_runs():
-        _start_service(config)
+        _start_service(this, config)
     else:
-        output.say(f"Start its daemon:        {service.daemon_command(config)}")
+        this.say(f"Start its daemon:        {service.daemon_command(config)}")
     _docker_context(this, config)
     state = "" if config.state_dir == DEFAULT_STATE_DIR else f" --state-dir {config.state_dir}"
-    output.say(f"Undo all of this:        drover leave --purge{state}")
+    undo = f"drover leave --purge{state}"
+    this.say(f"Undo all of this:        {undo}")
+    if this.as_json:
+        output.show_json(_made(config, undo))
 
 
-def _start_service(config: HostConfig) -> None:
+def _made(config: HostConfig, undo: str) -> dict[str, str]:
+    return {
+        "cluster": config.cluster_name,
+        "host": config.name,
+        "address": config.address,
+        "state_dir": config.state_dir,
+        "docker_host": contexts.endpoint(config),
+        "drover_host": f"unix://{config.api_socket}",
+        "daemon": service.daemon_command(config),
+        "undo": undo,
+    }
+
+
+def _start_service(this: Machine, config: HostConfig) -> None:
     service.install_service(config)
-    output.say(f"Installed and started:   {service.UNIT_PATH}")
+    this.say(f"Installed and started:   {service.UNIT_PATH}")
     end = time.monotonic() + START_DEADLINE_S
     while not _answers(config):
         if time.monotonic() > end:
@@ -216,10 +239,10 @@ def _answers(config: HostConfig) -> bool:
 
 def _docker_context(this: Machine, config: HostConfig) -> None:
     if not this.docker_context:
-        output.say(
+        this.say(
             f"Use docker with it:      {' '.join(contexts.making(config))} && docker context use {contexts.NAME}"
         )
     elif failure := contexts.make(config):
         output.note(f"note: the docker context was not made: {failure}")
     else:
-        output.say(f"Use docker with it:      docker context use {contexts.NAME}")
+        this.say(f"Use docker with it:      docker context use {contexts.NAME}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from drover.cli import output
 from drover.cli.enrol import (
     Machine,
     check_fresh,
@@ -49,10 +48,10 @@ def init(cluster_name: str, store: str, **options: Any) -> None:
     check_tools(store_managed=not store)
     encryption = encryption_of(this) if this.encrypt else ""
     config = found(this, cluster_name, _endpoints(store), time.time(), encryption)
-    output.say(f"Cluster {cluster_name} has its first host, {config.name} at {config.address}.")
-    output.say(f"Keys and configuration:  {config.state_dir}")
+    this.say(f"Cluster {cluster_name} has its first host, {config.name} at {config.address}.")
+    this.say(f"Keys and configuration:  {config.state_dir}")
+    this.say("Let another host in:     drover token create")
     finish(this, config)
-    output.say("Let another host in:     drover token create")
 
 
 def found(this: Machine, cluster_name: str, endpoints: tuple[str, ...], now: float, encryption: str = "") -> HostConfig:

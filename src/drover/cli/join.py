@@ -10,7 +10,6 @@ import click
 
 from drover.api.joiner import ask_to_join, parse_endpoint, trusted_ca
 from drover.api.membership import JoinRequest
-from drover.cli import output
 from drover.cli.enrol import (
     Machine,
     check_fresh,
@@ -51,8 +50,8 @@ def join(address_of_a_host: str, token_text: str, **options: Any) -> None:
     check_fresh(this)
     check_tools(store_managed=True)
     config = enter(this, address, port, parsed)
-    output.say(f"{config.name} at {config.address} is a host of cluster {config.cluster_name}.")
-    output.say(f"Keys and configuration:  {config.state_dir}")
+    this.say(f"{config.name} at {config.address} is a host of cluster {config.cluster_name}.")
+    this.say(f"Keys and configuration:  {config.state_dir}")
     finish(this, config)
 
 

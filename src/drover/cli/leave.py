@@ -35,7 +35,8 @@ MOUNTS = Path("/proc/self/mounts")
 @click.option("--purge", is_flag=True, help="Remove everything Drover wrote here, the volumes' data included.")
 @click.option("--force", is_flag=True, help="Also if containers are on it, or the cluster cannot be told.")
 @click.option("--state-dir", default=DEFAULT_STATE_DIR, show_default=True, help="Where init or join wrote config.json.")
-def leave(purge: bool, force: bool, state_dir: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; sentences go to stderr.")
+def leave(purge: bool, force: bool, state_dir: str, as_json: bool) -> None:
     """Take this machine out of its cluster.
 
     Refused while containers or volumes are on it: drain it first. On the only host, --purge ends the cluster.
@@ -45,22 +46,25 @@ def leave(purge: bool, force: bool, state_dir: str) -> None:
       drover host drain web1 && drover leave
       drover leave --purge        # undo `drover init`
     """
-    config = load_config(state_dir)
+    config, say = load_config(state_dir), output.note if as_json else output.say
     if purge:
         _check_mounts(config.state, ours=config.pool_mount)
     if not bootstrap_path(state_dir).exists():
         _tell_cluster(config, purge, force)
     if service.remove_service() or service.stop_daemon(config):
-        output.say("The daemon is stopped.")
+        say("The daemon is stopped.")
     if purge:
         purge_networks(config.engine_socket)
         if contexts.remove(config):
-            output.say(f"The docker context {contexts.NAME} is removed.")
+            say(f"The docker context {contexts.NAME} is removed.")
         _unmount(config.pool_mount)
     remove_files(config, purge)
-    output.say(f"{config.name} is no longer a host of cluster {config.cluster_name}.")
+    say(f"{config.name} is no longer a host of cluster {config.cluster_name}.")
     if not purge and config.state.exists():
-        output.say(f"Left on this machine:    {config.state_dir} (volumes' data); containers its engine still has")
+        say(f"Left on this machine:    {config.state_dir} (volumes' data); containers its engine still has")
+    if as_json:
+        left = config.state_dir if config.state.exists() else None
+        output.show_json({"cluster": config.cluster_name, "host": config.name, "left_on_disk": left})
 
 
 def _tell_cluster(config: HostConfig, purge: bool, force: bool) -> None:
