@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
-from cluster_factory import cid, container, host, network
+from cluster_factory import cid, container, host, network, volume
 from gateway_world import API, IMAGE, Agent, World, ask, drop_host, engine_id, refused, relayed, response, split
 
 from drover.gateway.call import EngineResponse
@@ -252,6 +252,27 @@ async def test_the_engines_own_status_comes_back(world: World) -> None:
     await agents(world, lambda record: r.Answer(status=304))
     having(world, 1, "web")
     assert await ask(await world.gateway(), "POST", "/containers/web/start") == (304, None)
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, "always"), (400, "no")])
+async def test_a_new_restart_policy_is_kept_once_the_engine_has_taken_it(world: World, status: int, kept: str) -> None:
+    identity = having(world, 1, "web", HostConfig={"RestartPolicy": {"Name": "no"}})
+    await agents(world, lambda _: r.Answer(status=status, body="{}"))
+    asked = {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 0}}
+    assert (await ask(await world.gateway(), "POST", "/containers/web/update", asked))[0] == status
+    assert json.loads(record_of(world, identity).body)["HostConfig"]["RestartPolicy"]["Name"] == kept
+
+
+@pytest.mark.parametrize("policy", [{"Name": "nonsense"}, "always"])
+async def test_a_wrong_policy_never_reaches_the_record_of_a_claim_holder(world: World, policy: Any) -> None:
+    identity = having(world, 1, "db", Volumes={}, HostConfig={"Binds": ["data:/data"]})
+    world.write(volume("data", "h1"))
+    made = await agents(world)
+    status, answer = await ask(await world.gateway(), "POST", "/containers/db/update", {"RestartPolicy": policy})
+    assert status == 400
+    assert answer["message"]
+    assert "RestartPolicy" not in record_of(world, identity).body
+    assert made["h1"].performed == []
 
 
 async def test_update_answers_with_the_engines_json(world: World) -> None:

@@ -9,7 +9,16 @@ import pytest
 from cluster_factory import cid, container, three, volume
 
 from drover.drivers.engine.translate import engine_body
-from drover.gateway.restarts import asked_policy, needs_own_policy, own_policy, with_policy, without_policy
+from drover.errors import Invalid
+from drover.gateway.restarts import (
+    asked_policy,
+    needs_own_policy,
+    own_policy,
+    refuse_policy,
+    refuse_untold,
+    with_policy,
+    without_policy,
+)
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import parse_spec
@@ -70,3 +79,36 @@ def test_an_update_is_kept_in_the_record_and_taken_out_of_what_the_engine_hears(
 @pytest.mark.parametrize("body", ["", "{}", '{"Memory": 5}', '{"RestartPolicy": {"Name": ""}}'])
 def test_an_update_of_something_else_changes_no_policy(body: str) -> None:
     assert asked_policy(body) is None
+
+
+@pytest.mark.parametrize("policy", ["x", 1, [], {"Name": 1}, {"Name": "no", "MaximumRetryCount": "many"}])
+def test_what_is_no_policy_at_all_is_the_callers_fault(policy: Any) -> None:
+    with pytest.raises(Invalid, match="invalid JSON"):
+        asked_policy(json.dumps({"RestartPolicy": policy}))
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "auto_remove", "says"),
+    [
+        ("nonsense", 0, False, "invalid restart policy 'nonsense'"),
+        ("always", 3, False, "maximum retry count cannot be used with restart policy 'always'"),
+        ("on-failure", -1, False, "maximum retry count cannot be negative"),
+        ("always", 0, True, "can't create 'AutoRemove' container with restart policy"),
+    ],
+)
+def test_a_policy_that_the_engine_is_not_told_is_refused_in_its_words(
+    name: str, most: int, auto_remove: bool, says: str
+) -> None:
+    policy = {"Name": name, "MaximumRetryCount": most}
+    with pytest.raises(Invalid, match=says):
+        refuse_policy(policy, auto_remove=auto_remove)
+    body = {"HostConfig": {"Binds": ["data:/data"], "RestartPolicy": policy, "AutoRemove": auto_remove}}
+    with pytest.raises(Invalid, match=says):
+        refuse_untold(parse_spec(json.dumps(body)))
+    told = {"HostConfig": {**body["HostConfig"], "Binds": []}}
+    refuse_untold(parse_spec(json.dumps(told)))  # the engine will say it
+
+
+@pytest.mark.parametrize(("name", "most"), [("no", 0), ("always", 0), ("unless-stopped", 0), ("on-failure", 5)])
+def test_every_policy_of_docker_is_one(name: str, most: int) -> None:
+    refuse_policy({"Name": name, "MaximumRetryCount": most})

@@ -239,9 +239,7 @@ def _answers(config: HostConfig) -> bool:
 
 def _docker_context(this: Machine, config: HostConfig) -> None:
     if not this.docker_context:
-        this.say(
-            f"Use docker with it:      {' '.join(contexts.making(config))} && docker context use {contexts.NAME}"
-        )
+        this.say(f"Use docker with it:      {' '.join(contexts.making(config))} && docker context use {contexts.NAME}")
     elif failure := contexts.make(config):
         output.note(f"note: the docker context was not made: {failure}")
     else:

@@ -36,6 +36,7 @@ from drover.gateway.imagehosts import FoundImage, locate_image
 from drover.gateway.lifecycle import NAME, bad_name, refuse_taken
 from drover.gateway.names import random_name
 from drover.gateway.orders import HostLost, raise_if_lost, watched
+from drover.gateway.restarts import refuse_untold
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, put
 from drover.model.spec import Endpoint, Spec, parse_spec
@@ -71,6 +72,7 @@ async def create(ctx: Context, call: Call) -> Outcome:
     body = await json_text(call)
     _refuse_empty(body)
     spec = parse_spec(body)
+    refuse_untold(spec)
     image = await locate_image(ctx, spec.image)
     cluster_id = ctx.new_id()
     name = _valid_name(call.query("name"))

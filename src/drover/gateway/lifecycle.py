@@ -26,7 +26,7 @@ from drover.gateway.containers import target_at_engine
 from drover.gateway.context import Context, decoded, json_text, target_of
 from drover.gateway.orders import Ask, reply_to, submit
 from drover.gateway.publishing import exposed_ports, give_up, publishing, refuse_busy
-from drover.gateway.restarts import asked_policy, with_policy, without_policy
+from drover.gateway.restarts import Policy, asked_policy, refuse_policy, with_policy, without_policy
 from drover.model import records as r
 from drover.model.cluster import Cluster, delete, put
 
@@ -84,19 +84,27 @@ def _refuse_to_kill_nothing(ctx: Context, name: str) -> None:
 
 
 async def update(ctx: Context, call: Call) -> Outcome:
-    """A new restart policy is kept in the record; the engine hears of it unless the container holds claims."""
+    """A new restart policy is kept in the record once the engine has taken the update; the engine hears of the policy
+    unless the container holds claims."""
     body = await json_text(call)
     record = ctx.container(call.params["name"])
     ctx.host_of(record)
     policy = asked_policy(body)
-    if policy is None:
-        return reply_to(ctx, await submit(ctx, record.id, Ask(verb="update", body=body)))
+    told = body
+    if policy is not None and holds_claims(ctx.cluster, record):
+        refuse_policy(policy)
+        told = without_policy(body)
+    answer = await submit(ctx, record.id, Ask(verb="update", body=told))
+    if policy is not None and answer.status < 400:
+        await commit_decided(ctx, lambda cluster: _with_policy(cluster, record.id, policy))
+    return reply_to(ctx, answer)
 
-    def amend(cluster: Cluster, current: r.Container) -> tuple[r.Container, Draft]:
-        return with_policy(current, policy), Draft([], {})
 
-    told = without_policy(body) if holds_claims(ctx.cluster, record) else body
-    return reply_to(ctx, await submit(ctx, record.id, Ask(verb="update", body=told), amend))
+def _with_policy(cluster: Cluster, container: str, policy: Policy) -> Draft:
+    record, key = cluster.containers.get(container), r.key("containers", container)
+    return (
+        Draft([], {}) if record is None else Draft([put(key, with_policy(record, policy))], {key: cluster.version(key)})
+    )
 
 
 async def remove(ctx: Context, call: Call) -> Outcome:

@@ -1,13 +1,13 @@
 """Restart policies of containers that hold claims: the client's in what it reads, `no` in what its engine does.
 
     call                          the engine           the record                the client
-    POST /containers/create       is told `no`         keeps the client's own
-    POST /containers/X/update     is told no policy    gets the new one
+    POST /containers/create       is told `no`         keeps the client's own, if it is one
+    POST /containers/X/update     is told no policy    gets the new one, if it is one
     GET /containers/X/json        says `no`                                      reads its own
 
 Why: nothing that holds claims may start by itself on a host that has lost them (`docs/adr/0004-fencing.md`); the
 host's agent starts it again, by the client's policy. Other containers keep their engine's restarts; their record gets a
-new policy, too, so that it goes along when they move.
+new policy that the engine has taken, too, so that it goes along when they move.
 """
 
 from __future__ import annotations
@@ -19,11 +19,23 @@ from typing import Any
 import msgspec
 
 from drover.decide.fence import holds_claims
+from drover.errors import Invalid
+from drover.gateway.context import decoded
 from drover.model import records as r
 from drover.model.cluster import Cluster
+from drover.model.spec import Spec
 
 Policy = dict[str, Any]
 NO_POLICY: Policy = {"Name": "no", "MaximumRetryCount": 0}
+
+
+class _Policy(msgspec.Struct, rename="pascal"):
+    name: str | None = None
+    maximum_retry_count: int | None = None
+
+
+class _Update(msgspec.Struct, rename="pascal"):
+    restart_policy: _Policy | None = None
 
 
 class _Asked(msgspec.Struct, rename="pascal"):
@@ -35,9 +47,33 @@ class _Body(msgspec.Struct, rename="pascal"):
 
 
 def asked_policy(update_body: str) -> Policy | None:
-    """The policy of an update call; None if it changes none (the docker command then sends an empty name)."""
-    policy = msgspec.json.decode(update_body or "{}", type=_Asked).restart_policy
-    return policy if policy and policy.get("Name") else None
+    """The policy of an update call; None if it changes none (the docker command then sends an empty name). Raises
+    `Invalid` for what is no policy at all."""
+    policy = decoded(update_body or "{}", _Update).restart_policy
+    if policy is None or not policy.name:
+        return None
+    return {"Name": policy.name, "MaximumRetryCount": policy.maximum_retry_count or 0}
+
+
+def refuse_policy(policy: Policy, *, auto_remove: bool = False) -> None:
+    """Raise the engine's `Invalid` for a policy that it would refuse if it were told, as it is not of claim holders."""
+    name, most = policy["Name"], policy["MaximumRetryCount"]
+    if name not in ("no", "always", "unless-stopped", "on-failure"):
+        raise Invalid(f"invalid restart policy '{name}'")
+    if name != "on-failure" and most:
+        raise Invalid(f"maximum retry count cannot be used with restart policy '{name}'")
+    if most < 0:
+        raise Invalid("maximum retry count cannot be negative")
+    if auto_remove and name != "no":
+        raise Invalid("can't create 'AutoRemove' container with restart policy")
+
+
+def refuse_untold(spec: Spec) -> None:
+    """`refuse_policy` for a container to be made, if it may come to hold claims."""
+    pinned = any(endpoint.ipv4 for endpoint in spec.networks.values())
+    if spec.restart_policy != "no" and (spec.volume_names or spec.volumes_from or pinned):
+        policy = {"Name": spec.restart_policy, "MaximumRetryCount": spec.restart_max}
+        refuse_policy(policy, auto_remove=spec.auto_remove)
 
 
 def without_policy(update_body: str) -> str:
