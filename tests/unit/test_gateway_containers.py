@@ -390,6 +390,37 @@ async def test_so_is_one_that_names_it_elsewhere(world: World, path: str) -> Non
     assert "host h1 is down since 2023-11-14" in answer["message"]
 
 
+@pytest.mark.parametrize(
+    ("host_config", "says"),
+    [
+        ({"Binds": ["not/absolute:/x"]}, 'create not/absolute: "not/absolute" includes invalid characters'),
+        ({"Binds": ["a:/x"]}, "create a: volume name is too short"),
+        ({"Mounts": [{"Type": "volume", "Source": "a"}]}, 'for type "volume": field Target must not be empty'),
+        ({"VolumesFrom": ["nope"]}, "No such container: nope"),
+        ({"Binds": ["data:/x"], "RestartPolicy": {"Name": "nonsense"}}, "invalid restart policy 'nonsense'"),
+    ],
+)
+async def test_wrong_wishes_are_refused_in_the_engines_words_before_anything_is_written(
+    world: World, host_config: dict[str, Any], says: str
+) -> None:
+    before = world.shared.cluster.revision
+    body = {**BODY, "HostConfig": host_config}
+    status, answer = await ask(await world.gateway(), "POST", "/containers/create", body)
+    assert status == 400
+    assert says in answer["message"]
+    assert world.shared.cluster.revision == before
+
+
+async def test_what_cannot_be_copied_is_said_of_the_container_as_the_client_called_it(world: World) -> None:
+    identity = having(world, 1, "web")
+    gateway = await world.gateway()
+    engines = json.dumps({"message": f"Could not find the file /x in container {engine_id(identity)}"}).encode()
+    for ref in ("web", identity):
+        relay = await relayed(gateway, "GET", f"/containers/{ref}/archive?path=/x")
+        assert relay.edit is not None
+        assert json.loads(relay.edit(engines))["message"] == f"Could not find the file /x in container {ref}"
+
+
 # -- relays ----------------------------------------------------------------------------------------------------------
 
 

@@ -37,11 +37,16 @@ def test_resolves(ref: str, name: str) -> None:
     assert resolve_container(CLUSTER, ref).name == name
 
 
-@pytest.mark.parametrize("ref", ["nobody", "c", "h1/db", "h9/db", "h1/", "", "/", "WEB", "g"])
+@pytest.mark.parametrize("ref", ["nobody", "c", "h1/db", "h9/db", "h1/", "/", "WEB", "g"])
 def test_no_such_container(ref: str) -> None:
     with pytest.raises(NotFound) as refused:
         resolve_container(CLUSTER, ref)
     assert (refused.value.message, refused.value.status) == (f"No such container: {ref}", 404)
+
+
+def test_no_name_at_all_is_the_callers_fault() -> None:
+    with pytest.raises(Invalid, match='invalid name or ID supplied: ""'):
+        resolve_container(CLUSTER, "")
 
 
 def test_an_ambiguous_prefix_in_dockers_words() -> None:
@@ -76,7 +81,7 @@ def test_networks_refused_in_dockers_words(ref: str, error: type[DroverError], m
 
 def test_references_to_nobody() -> None:
     assert wanted(CLUSTER, body=host_config(NetworkMode="container:nobody", IpcMode="container:a")).near == ()
-    with pytest.raises(NotFound, match="No such container: nobody"):
+    with pytest.raises(Invalid, match="No such container: nobody"):
         wanted(CLUSTER, body=host_config(VolumesFrom=["nobody:ro"]))
     with pytest.raises(Invalid, match="could not get container for nobody: No such container: nobody"):
         wanted(CLUSTER, body=host_config(Links=["nobody:x"]))

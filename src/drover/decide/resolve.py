@@ -15,8 +15,10 @@ _HEX = frozenset("0123456789abcdef")
 
 
 def resolve_container(cluster: Cluster, ref: str) -> r.Container:
-    """The container meant by `ref`. Raises `NotFound`, or for a prefix of several ids `EngineError` (status 500),
-    both with the engine's own message."""
+    """The container meant by `ref`. Raises `NotFound`, for a prefix of several ids `EngineError` (status 500), for no
+    name at all `Invalid`, with the engine's own message."""
+    if not ref:
+        raise Invalid('invalid name or ID supplied: ""')
     bare = ref.removeprefix("/")
     found = _container(cluster, bare) or _container_on_host(cluster, bare)
     if found is None:

@@ -5,7 +5,7 @@ References that bind a container to another one's host, and what a reference to 
     reference                       unresolved
     network `container:REF`         nothing now: the engine refuses when it starts
     pid, ipc `container:REF`        nothing now: the engine refuses when it starts
-    volumes-from REF                `NotFound`: No such container: REF
+    volumes-from REF                `Invalid`: No such container: REF
     link REF:ALIAS                  `Invalid`: could not get container for REF: No such container: REF
 """
 
@@ -83,7 +83,7 @@ def slot_of(labels: Mapping[str, str]) -> Slot | None:
 def _near(cluster: Cluster, spec: Spec) -> tuple[Near, ...]:
     shared = [(spec.network_container, "network"), (spec.pid, "process ids"), (spec.ipc, "shared memory")]
     namespaces = [_shares(cluster, ref, what) for ref, what in shared if ref]
-    volumes = [_near_to(cluster, ref, "uses the volumes of") for ref in spec.volumes_from]
+    volumes = [_lender(cluster, ref) for ref in spec.volumes_from]
     links = [_linked(cluster, ref) for ref in spec.links]
     return tuple([near for near in namespaces if near is not None] + volumes + links)
 
@@ -93,6 +93,13 @@ def _shares(cluster: Cluster, ref: str, what: str) -> Near | None:
         return _near_to(cluster, ref, f"shares the {what} of")
     except DroverError:
         return None
+
+
+def _lender(cluster: Cluster, ref: str) -> Near:
+    try:
+        return _near_to(cluster, ref, "uses the volumes of")
+    except NotFound as error:
+        raise Invalid(error.message) from error
 
 
 def _linked(cluster: Cluster, ref: str) -> Near:

@@ -2,7 +2,8 @@
 
 call                                                    response
 json, logs, top, changes, pause, unpause, resize,       as the engine gave it, with cluster ids where it is JSON
-attach, attach/ws, archive, export                      (streams and tunnels are never edited)
+attach, attach/ws, archive, export                      (streams and tunnels are never edited; what cannot be copied is
+                                                        said of the container as the client called it)
 stats, wait                                             each line with cluster ids, at once
 POST /commit?container=X                                the query names the engine's id
 """
@@ -33,6 +34,15 @@ def target_at_engine(ctx: Context, call: Call) -> tuple[str, str]:
 async def relay(ctx: Context, call: Call) -> Outcome:
     host, target = target_at_engine(ctx, call)
     return Relay(host=host, target=target, edit=ctx.ids.to_cluster)
+
+
+async def archive(ctx: Context, call: Call) -> Outcome:
+    """As `relay`; where the engine repeats what it was asked for, it says the client's own word."""
+    ref, identity = call.params["name"], ctx.container(call.params["name"]).id
+    host, target = target_at_engine(ctx, call)
+    return Relay(
+        host=host, target=target, edit=lambda body: ctx.ids.to_cluster(body).replace(identity.encode(), ref.encode())
+    )
 
 
 async def inspect(ctx: Context, call: Call) -> Outcome:

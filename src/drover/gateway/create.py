@@ -37,6 +37,7 @@ from drover.gateway.lifecycle import NAME, bad_name, refuse_taken
 from drover.gateway.names import random_name
 from drover.gateway.orders import HostLost, raise_if_lost, watched
 from drover.gateway.restarts import refuse_untold
+from drover.gateway.volumes import refuse_name
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, put
 from drover.model.spec import Endpoint, Spec, parse_spec
@@ -73,6 +74,7 @@ async def create(ctx: Context, call: Call) -> Outcome:
     _refuse_empty(body)
     spec = parse_spec(body)
     refuse_untold(spec)
+    _refuse_volumes(spec)
     image = await locate_image(ctx, spec.image)
     cluster_id = ctx.new_id()
     name = _valid_name(call.query("name"))
@@ -104,6 +106,16 @@ async def _make(ctx: Context, wish: Wish) -> Reply:
 def _refuse_empty(body: str) -> None:
     if not decoded(body, dict[str, msgspec.Raw]).keys() - _NOT_CONFIG:
         raise Invalid("Config cannot be empty in order to create a container")
+
+
+def _refuse_volumes(spec: Spec) -> None:
+    """In the engine's words, before anything is written."""
+    for use in spec.volumes:
+        if not use.target:
+            raise Invalid('invalid mount config for type "volume": field Target must not be empty')
+    for use in spec.volumes:
+        if use.driver in ("", "local"):
+            refuse_name(use.name)
 
 
 def _valid_name(name: str) -> str:

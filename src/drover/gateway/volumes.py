@@ -66,13 +66,16 @@ async def create(ctx: Context, call: Call) -> Outcome:
     if asked.driver not in (None, "", "local"):
         return Relay(host=ctx.front(), body=body.encode())
     name = asked.name or ctx.new_id()
-    _refuse_name(name)
+    refuse_name(name)
     now = ctx.clock()
     await commit_decided(ctx, lambda cluster: draft(cluster, name, body, now))
     return json_reply(shape(ctx.cluster, ctx.cluster.volumes[name], now), 201)
 
 
-def _refuse_name(name: str) -> None:
+def refuse_name(name: str) -> None:
+    """Raise the engine's `Invalid` for what cannot be a volume's name."""
+    if len(name) == 1:
+        raise Invalid(f"create {name}: volume name is too short, names should be at least two alphanumeric characters")
     if not NAME.fullmatch(name):
         raise Invalid(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '

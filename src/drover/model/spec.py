@@ -347,7 +347,7 @@ def container_port(text: str) -> tuple[int, str]:
     protocol = (protocol or "tcp").lower()
     if protocol not in PROTOCOLS:
         raise Invalid(f'invalid port "{text}": the protocol must be one of {", ".join(PROTOCOLS)}')
-    return _port_number(number, text), protocol
+    return _port_number(number, number), protocol
 
 
 def _host_ports(text: str) -> tuple[int, int]:
@@ -363,7 +363,7 @@ def _host_ports(text: str) -> tuple[int, int]:
 
 def _port_number(text: str, whole: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise Invalid(f'invalid port "{whole}": a port is a number from 1 to 65535')
+        raise Invalid(f'invalid port specification: "{whole}"')  # the engine's words
     return int(text)
 
 
