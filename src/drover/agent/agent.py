@@ -204,8 +204,21 @@ class Agent:
     async def _on_event(self, event: SeenEvent) -> None:
         if event.kind == "image":
             self.view.images.clear()
+        elif event.kind in ("network", "volume") and event.action == "destroy":
+            await self._on_loss(event)
         elif event.kind == "container" and not event.action.startswith(QUIET_ACTIONS):
             await self._on_container_event(event)
+
+    async def _on_loss(self, event: SeenEvent) -> None:
+        """Somebody removed a network or volume by hand: it is made anew before anything needs it. What this host
+        removes itself, or has made again since, is not lost."""
+        for network, engine_id in list(self.view.networks.items()):
+            if engine_id == event.actor:
+                del self.view.networks[network]
+                log.warning("a network was removed on this engine", network=network)
+        if event.actor in self.view.volumes and event.actor not in await self._drivers.engine.volumes():
+            self.view.volumes.pop(event.actor, None)
+        self.wake()
 
     async def _on_container_event(self, event: SeenEvent) -> None:
         if event.action == "die":

@@ -4,7 +4,8 @@
     a container was made        leaves the engine's own bridge, if it is on none of the networks of its create call any
                                 more (an engine makes no container without one); joins those it had joined later
     before it is started        its fixed addresses become those it claims: a claim may have changed since
-                                (`decide.grace.inherited`)
+                                (`decide.grace.inherited`); it joins anew what was made anew: somebody had removed the
+                                network by hand, and an engine finds a stopped container's networks by their ids
     `connect` and `disconnect`  as ordered, with the claimed address
 
 An engine's container that does not run has no address in use, so changing one is nobody's loss.
@@ -57,7 +58,8 @@ class Endpoints:
         await self._engine.disconnect(self._name(network), self._view.containers[record.id].engine_id, force)
 
     async def settle(self, record: r.Container) -> None:
-        """Before a start: the addresses that the engine has fixed become those that the container claims."""
+        """Before a start: the addresses that the engine has fixed become those that the container claims, and its
+        networks those that are there."""
         seen: SeenContainer | None = self._view.containers[record.id]
         if seen is None or seen.state in ("running", "paused") or not self._wrong(record, seen):
             return
@@ -71,9 +73,16 @@ class Endpoints:
         await self._look(seen.engine_id)
 
     def _wrong(self, record: r.Container, seen: SeenContainer) -> list[str]:
-        """The networks (ids) on which the engine's container has another address than is claimed."""
+        """The networks (ids) on which the engine's container has another address than is claimed, and those that were
+        made anew since it joined."""
         claims = addresses_of(self._cluster, record.id)
-        return [one.network for one in claims if seen.addresses.get(self._name(one.network)) != one.ip]
+        elsewhere = [one.network for one in claims if seen.addresses.get(self._name(one.network)) != one.ip]
+        joined = networks_of(self._cluster, record, parse_spec(record.body))
+        return [*elsewhere, *(one for one in joined if one not in elsewhere and self._made_anew(one, seen))]
+
+    def _made_anew(self, network: str, seen: SeenContainer) -> bool:
+        bound, now = seen.networks.get(self._name(network), ""), self._view.networks.get(network, "")
+        return bool(bound and now) and bound != now
 
     def _asked(self, record: r.Container, network: str, epoch: int) -> Mapping[str, Any]:
         """The settings of an endpoint, as the connect or create call gives them."""

@@ -256,6 +256,8 @@ class FakeEngine:
         for name in container.networks:
             if name not in self._networks:
                 raise EngineError(404, f"network {name} not found")
+            if container.networks[name] not in ("", self._network_id(name)):  # that one was removed: found by its id
+                raise EngineError(404, f"network {container.networks[name]} not found")
             container.networks[name] = self._network_id(name)
         if not container.plan.startable:
             container.exit_code = container.plan.exit_code
