@@ -20,6 +20,7 @@ from drover.daemon.eventlog import EventLog
 from drover.decide.happenings import KEPT, READERS, TYPES, happenings, matches, written
 from drover.errors import Invalid
 from drover.model import records as r
+from drover.model.apps import Rollout, RolloutState, Run, Trouble
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.store.memory import MemoryCluster
 from drover.store.mirror import Mirror
@@ -40,6 +41,14 @@ def running(**fields: Any) -> Cluster:
     made = three(container(1, "web", state="running"))
     record = msgspec.structs.replace(made.containers[cid(1)], desired="running")
     return made.apply(2, [put(r.key("containers", cid(1)), record), facts(state="running", **fields)])
+
+
+def rolled(state: RolloutState, why: str = "") -> Change:
+    return put("deployments/shop", r.Deployment(app="shop", rollouts={"web": Rollout(to="2", state=state, why=why)}))
+
+
+def ran(run: Run) -> Change:
+    return put("deployments/shop", r.Deployment(app="shop", runs={"shop": (run,)}))
 
 
 @pytest.mark.parametrize(
@@ -63,6 +72,17 @@ def running(**fields: Any) -> Cluster:
             put("volumes/data", r.Volume(name="data", body="", host="h2", epoch=2, note="at most 3 seconds")),
             "volume.promoted",
         ),
+        (running(engine_id="e1"), facts(state="missing"), "container.vanished"),
+        (
+            three(),
+            put("app_troubles/shop", r.AppTroubles(app="shop", troubles={"container/shop-web-1": Trouble("no image")})),
+            "app.trouble",
+        ),
+        (three(), rolled("paused", why="it ended"), "update.halted"),
+        (three(), rolled("reverting", why="it ended"), "update.reverted"),
+        (three().apply(2, [rolled("updating")]), rolled("done"), "update.done"),
+        (three(), ran(Run(due_at=60.0, ended=True, exit_code=3)), "job.failed"),
+        (three(), ran(Run(due_at=60.0, ended=True, note="skipped")), "job.failed"),
         (
             running(),
             put(
@@ -79,9 +99,31 @@ def test_what_happened_has_a_type_and_a_sentence(before: Cluster, change: Change
     assert subject in says
 
 
+def test_the_same_trouble_again_is_no_news() -> None:
+    def trouble(why: str, tries: int) -> Change:
+        record = r.AppTroubles(app="shop", troubles={"container/shop-web-1": Trouble(why, tries)})
+        return put("app_troubles/shop", record)
+
+    before = three().apply(2, [trouble("no image", 1)])
+    assert event(before, trouble("no image", 2)) == []
+    assert event(before, trouble("no room", 2)) == [("app.trouble", "shop", "shop: container shop-web-1: no room")]
+
+
+@pytest.mark.parametrize("order", [r.Order(number=1, verb="remove"), r.Order(number=1)])
+def test_what_was_to_go_has_not_vanished(order: r.Order) -> None:
+    seen = running(engine_id="e1")
+    desired = "running" if order.verb == "remove" else "removed"
+    record = msgspec.structs.replace(seen.containers[cid(1)], order=order, desired=desired)
+    before = seen.apply(seen.revision + 1, [put(r.key("containers", cid(1)), record)])
+    assert event(before, facts(state="missing")) == []
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        rolled("updating"),
+        ran(Run(due_at=60.0, ended=True, exit_code=0)),
+        ran(Run(due_at=60.0)),
         facts(state="exited", exit_code=0),
         facts(state="exited", exit_code=137, interrupted=True),
         facts(state="running", health="healthy"),

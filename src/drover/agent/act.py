@@ -92,6 +92,8 @@ class Actor:
         now: Callable[[], float],
     ) -> None:
         self.fence: Fence | None = None
+        self.removing: set[str] = set()
+        """Engine ids of containers that this host removes without having been told to: no loss to be reported."""
         self._host = host
         self._mirror = mirror
         self._view = view
@@ -435,7 +437,11 @@ class Actor:
 
     async def _remove_engine_container(self, engine_id: str) -> str | None:
         """Returns the cluster id it was."""
-        status, text = await self._drivers.engine.order(engine_id, "remove", "force=1")
+        self.removing.add(engine_id)
+        try:
+            status, text = await self._drivers.engine.order(engine_id, "remove", "force=1")
+        finally:
+            self.removing.discard(engine_id)
         if status not in (204, 404):
             raise DroverError(f"container {engine_id[:12]} could not be removed: {_message(text)}")
         return self._view.lose(engine_id)

@@ -224,7 +224,8 @@ class Agent:
         if event.action == "die":
             self.actor.belongings.died(event.actor)
         if event.action == "destroy":
-            container = self.view.lose(event.actor)
+            lost = self.view.lose(event.actor)
+            container = None if event.actor in self.actor.removing else lost
         elif ID_LABEL not in event.labels:
             return
         else:

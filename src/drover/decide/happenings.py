@@ -14,9 +14,13 @@ down. A key names one event for ever, so writing it twice is no harm.
                       health is bad, is good again        container.unhealthy, container.healthy
                       restarted for that                  container.restarted
                       the engine refused an order         container.failed
+                      somebody removed it by hand         container.vanished
     moves             given up                            move.failed
     volumes           promoted after a death              volume.promoted
     members           new, gone                           store.member
+    app_troubles      a step failed (image, room, name)   app.trouble
+    deployments       an update ended, halted, went back  update.done, update.halted, update.reverted
+                      a scheduled run failed, or was not  job.failed
 """
 
 from __future__ import annotations
@@ -27,9 +31,10 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from drover.decide.health import host_state
-from drover.decide.sentences import container_name, count
+from drover.decide.sentences import container_name, count, instant
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, delete, put
+from drover.model.spec import parse_spec
 
 KEPT = 1000
 """How many events the store keeps."""
@@ -37,8 +42,9 @@ TABLE = "events"
 TYPES = (
     "host.joined", "host.removed", "host.scheduling", "host.lost", "host.back", "engine.silent", "engine.back",
     "disk.low", "disk.ok", "container.moved", "container.recovered", "container.crashed", "container.oom",
-    "container.unhealthy", "container.healthy", "container.restarted", "container.failed", "move.failed",
-    "volume.promoted", "store.member", "hook.failed",
+    "container.unhealthy", "container.healthy", "container.restarted", "container.failed", "container.vanished",
+    "move.failed", "volume.promoted", "store.member", "app.trouble", "update.done", "update.halted",
+    "update.reverted", "job.failed", "hook.failed",
 )  # fmt: skip
 Found = Iterator[tuple[str, str, str]]
 """Type, subject, sentence."""
@@ -145,8 +151,18 @@ def _container_facts(both: _Both) -> Found:
     where = f"{record.name} on {host}"
     yield from _ended(record, where, old, new)
     yield from _health(record, where, old, new)
+    if old.engine_id and new.state == "missing" and _should_be(both.after, record, host, old):
+        yield "container.vanished", record.name, f"{where} was removed from the engine by hand: it is made anew"
     if new.answer.status >= 500 and new.answer.number > old.answer.number:
         yield "container.failed", record.name, f"{where}: the engine refused {record.order.verb}: {new.answer.message}"
+
+
+def _should_be(cluster: Cluster, record: r.Container, host: str, seen: r.ContainerFacts) -> bool:
+    """Whether what the host's engine had was the container itself, and nothing asks for its end."""
+    placement = cluster.placements.get(record.id)
+    here = placement is not None and (placement.host, placement.epoch) == (host, seen.epoch or placement.epoch)
+    ends = record.desired == "removed" or record.order.verb == "remove" or parse_spec(record.body).auto_remove
+    return here and not ends
 
 
 def _ended(record: r.Container, where: str, old: r.ContainerFacts, new: r.ContainerFacts) -> Found:
@@ -189,6 +205,41 @@ def _members(both: _Both) -> Found:
         yield "store.member", both.rest, f"host {both.rest} runs a voting member of the store"
 
 
+def _app_troubles(both: _Both) -> Found:
+    app = both.rest
+    old, new = both.before.app_troubles.get(app), both.after.app_troubles.get(app)
+    before = old.troubles if old is not None else {}
+    for thing, trouble in (new.troubles if new is not None else {}).items():
+        if thing not in before or before[thing].why != trouble.why:
+            yield "app.trouble", app, f"{app}: {thing.replace('/', ' ', 1)}: {trouble.why}"
+
+
+_UPDATE: Mapping[str, tuple[str, str]] = {
+    "done": ("update.done", "is updated"),
+    "paused": ("update.halted", "stands still in its update: {why}"),
+    "reverting": ("update.reverted", "goes back to the version before: {why}"),
+}
+
+
+def _deployments(both: _Both) -> Found:
+    app = both.rest
+    new = both.after.deployments.get(app)
+    if new is None:
+        return
+    old = both.before.deployments.get(app) or r.Deployment(app=app)
+    for service, rollout in new.rollouts.items():
+        before = old.rollouts.get(service)
+        if rollout.state in _UPDATE and (before is None or (before.to, before.state) != (rollout.to, rollout.state)):
+            kind, says = _UPDATE[rollout.state]
+            yield kind, app, f"{app}: {service} {says.format(why=rollout.why)}"
+    for service, runs in new.runs.items():
+        ended = {run.due_at for run in old.runs.get(service, ()) if run.ended}
+        for run in runs:
+            if run.ended and run.due_at not in ended and (run.note or run.exit_code != 0):
+                outcome = run.note or f"ended with exit code {run.exit_code}"
+                yield "job.failed", app, f"{app}: the run of {service} that was due {instant(run.due_at)}: {outcome}"
+
+
 READERS: Mapping[str, Callable[[_Both], Found]] = {
     "hosts": _hosts,
     "lost": _lost,
@@ -198,4 +249,6 @@ READERS: Mapping[str, Callable[[_Both], Found]] = {
     "moves": _moves,
     "volumes": _volumes,
     "members": _members,
+    "app_troubles": _app_troubles,
+    "deployments": _deployments,
 }
