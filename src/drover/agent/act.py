@@ -146,6 +146,8 @@ class Actor:
         match step:
             case s.CreateContainer(container):
                 await self._create(container)
+            case s.PrepareContainer(container, epoch):
+                await self.prepare(container, epoch)
             case s.StartContainer(container):
                 await self._start(container)
             case s.RestartContainer(container):

@@ -60,6 +60,7 @@ RELEVANT = frozenset(
         "hosts",
         "members",
         "alive",
+        "suspects",
         "moves",
         "volume_facts",
         "volume_space",
@@ -123,6 +124,9 @@ class Agent:
             self.wake()
         if any(change.key.startswith("alive/") and change.record is None for change in batch.changes):
             self._give_up_copying()
+        for change in batch.changes:
+            if change.key.startswith("placements/"):  # what failed in advance has not failed yet in earnest
+                self.view.held.pop(f"container/{change.key.partition('/')[2]}", None)
 
     def _give_up_copying(self) -> None:
         """A host is lost: what comes from it would not end, and a start here may wait for it. What comes from others is
@@ -294,11 +298,10 @@ class Agent:
         return any(waiting)
 
     def _for_whom(self, step: s.Step) -> Iterable[str]:
-        if isinstance(step, s.ContainerStep):
-            return [step.container]
-        if isinstance(step, s.EnsureImage):
-            return [step.container]
         cluster = self._mirror.cluster
+        if isinstance(step, s.ContainerStep | s.EnsureImage):
+            # Of one that is only expected here, another host gives the answers.
+            return [step.container] if cluster.host_of(step.container) in (self._host, None) else []
         here = [c for c, p in cluster.placements.items() if p.host == self._host and c in cluster.containers]
         if isinstance(step, s.EnsureVolume):
             return [c for c in here if _mounts(cluster.containers[c], step.name)]

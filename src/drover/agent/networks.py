@@ -33,7 +33,7 @@ from drover.store.waking import woken
 log = structlog.get_logger()
 
 FOLLOWED = frozenset(("addresses", "placements", "hosts", "networks", "containers", "container_facts"))
-FOLLOWED |= {"network_facts", "ports", "service_addresses", "alive", "moves"}
+FOLLOWED |= {"network_facts", "ports", "service_addresses", "alive", "suspects", "moves"}
 VERIFY_S = 30.0
 RETRY_S = 1.0
 MANY = 500

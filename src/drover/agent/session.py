@@ -34,6 +34,7 @@ RETRY_S = 0.1
 RENEWALS = 10
 """How many renewals a lease's time holds: often enough that an election of the store's leader fits in between."""
 SELF_FENCE_S = 2.5
+ANNOUNCE_S = 1.0
 NEVER, AT_ONCE = float("inf"), float("-inf")
 
 
@@ -95,11 +96,23 @@ class Session:
         self.held.clear()
         await self.end()
 
+    async def announce_rest(self) -> None:
+        """Say that this daemon ends in order, before its doors close: its successor is to be waited for. A store that
+        does not answer soon is not waited for: then this looks like a death for a moment."""
+        if self.lease is None or not self.held.is_set():
+            return
+        alive = r.Alive(host=self._host, session=self._name, since=self._now(), resting=True)
+        try:
+            async with asyncio.timeout(ANNOUNCE_S):
+                await self._store.commit([put(r.key("alive", self._host), alive)], lease=self.lease)
+        except (DroverError, TimeoutError) as error:
+            log.info("the end of this daemon could not be announced", error=str(error))
+
     async def pause(self, pause_s: float) -> None:
         """Have the lease last for `pause_s` without renewals: the daemon ends in order and another one is to follow.
         If the store cannot be told, the lease ends when it ends."""
         try:
-            lease, _, sent = await self._take(pause_s)
+            lease, _, sent = await self._take(pause_s, resting=True)
         except DroverError as error:
             log.warning("the lease could not be prolonged", error=error.message)
             return
@@ -113,11 +126,11 @@ class Session:
         self.held.set()
         return lease
 
-    async def _take(self, ttl_s: float) -> tuple[Lease, int, float]:
+    async def _take(self, ttl_s: float, resting: bool = False) -> tuple[Lease, int, float]:
         """A new lease with the record attached to it, the revision that says so, and when it was asked for."""
         sent = asyncio.get_running_loop().time()
         lease = await self._store.grant(ttl_s)
-        alive = r.Alive(host=self._host, session=self._name, since=self._now())
+        alive = r.Alive(host=self._host, session=self._name, since=self._now(), resting=resting)
         revision = await self._store.commit([put(r.key("alive", self._host), alive)], lease=lease)
         return lease, revision, sent
 

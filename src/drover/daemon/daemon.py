@@ -65,6 +65,7 @@ from drover.daemon.store_recovery import (
     generation,
     remember_generation,
 )
+from drover.daemon.suspicion import Suspicions, TcpListener
 from drover.daemon.volume_life import LifeRoutes
 from drover.daemon.volumes import PeerVolumes, stream_routes
 from drover.daemon.watchdog_link import WatchdogLink
@@ -145,6 +146,9 @@ class Daemon:
         self.fence.on_open.append(self.keeper.verify)
         self.agent.guard(self.fence)
         self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
+        self.suspicions = Suspicions(
+            config.name, self.store, self.mirror, TcpListener(self._api_of), self._leads, time.time, successor
+        )
         self.evacuator = Evacuator(self.store, self.mirror, time.time)
         self.shutdown = HostShutdown(config.name, self.store, self.mirror, self.session, self.fence, time.time)
         self.learners = Learners(time.monotonic)
@@ -215,6 +219,10 @@ class Daemon:
         record = self.mirror.cluster.hosts[host]
         return record.address, record.tunnel_port
 
+    def _api_of(self, host: str) -> tuple[str, int] | None:
+        record = self.mirror.cluster.hosts.get(host)
+        return None if record is None else (record.address, record.api_port)
+
     def _admits(self, host: str) -> bool:
         """Whether a host with a certificate of ours is a member. While the picture is old, the certificate counts:
         not knowing a host is no proof that it was removed."""
@@ -275,6 +283,7 @@ class Daemon:
             self.keeper.run,
             self.names.run,
             self.leadership.run,
+            self.suspicions.run,
             self.deployer.run,
             self._follow_members,
             self._renew_certificate,
@@ -296,6 +305,7 @@ class Daemon:
             task.result()  # a part that ends by itself ended by an error: the daemon ends with it, and is started anew
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
+        await self.session.announce_rest()
         await self.server.close()
         await self.hooks.close()
         await self.api.stop()

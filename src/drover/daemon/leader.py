@@ -25,7 +25,19 @@ log = structlog.get_logger("drover.daemon.leader")
 LEADER_KEY = r.key("settings", "leader")
 ROUND_S = 1.0
 FOLLOWED = frozenset(
-    ("settings", "alive", "hosts", "members", "lost", "host_facts", "placements", "volumes", "addresses", "moves")
+    (
+        "settings",
+        "alive",
+        "hosts",
+        "members",
+        "lost",
+        "suspects",
+        "host_facts",
+        "placements",
+        "volumes",
+        "addresses",
+        "moves",
+    )
 )
 Duty = Callable[[], Awaitable[None]]
 

@@ -1,4 +1,5 @@
-"""The leader's duty to bring lost hosts' containers back elsewhere: `decide.recover`, committed.
+"""The leader's duty to bring lost hosts' containers back elsewhere: `decide.recover`, committed; and to replace at once
+what holds nothing on suspect hosts (`decide.suspicion`).
 
 the commit of a batch     then
 is made                   the mirror is awaited, so that the next look sees it
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from drover.decide.recover import Relocation, Successor, batches, merged, no_replica, relocations
+from drover.decide.suspicion import replacements
 from drover.store.mirror import Mirror
 from drover.store.port import CommitConflict, Store
 
@@ -36,8 +38,9 @@ class Recoverer:
 
     async def recover(self) -> None:
         """One look, and the commits that follow from it. Raises what the store raises: call it again."""
-        recovery = relocations(self._mirror.cluster, self._now(), self._successor)
-        for group in batches(recovery.relocations):
+        cluster, now = self._mirror.cluster, self._now()
+        recovery = relocations(cluster, now, self._successor)
+        for group in batches([*recovery.relocations, *replacements(cluster, now, self._successor)]):
             await self._commit(group)
         waiting = frozenset(f"{wait.object}: {wait.sentence}" for wait in recovery.waits)
         for sentence in sorted(waiting - self._told):
@@ -55,5 +58,7 @@ class Recoverer:
                 await self._commit([one])
             return
         for one in group:
-            log.warning("a container moves off a lost host", name=one.name, lost=one.source, to=one.target)
+            log.warning(
+                "a container moves off a host that is lost or suspect", name=one.name, lost=one.source, to=one.target
+            )
         await self._mirror.reached(revision, REACH_S)

@@ -47,7 +47,7 @@ def network_id(cluster: Cluster, ref: str) -> str | None:
     return ref if ref in cluster.networks else None
 
 
-@remembered("containers", "placements", "moves", "networks", "network_names")
+@remembered("containers", "placements", "moves", "suspects", "networks", "network_names")
 def networks_used(cluster: Cluster, host: str) -> frozenset[str]:
     """Ids of the cluster networks that containers placed on `host`, about to come there, or just gone from there, are
     on; and the default one, kept for the next."""

@@ -29,8 +29,9 @@ while the host has not answered its number; `seen` is the container as this engi
 Then: engine containers of ours that are not placed here (or carry an older epoch) are strays; what a move has stopped
 here is one when the move is done: clients wait until then, and removing takes the machine's time. Networks and volumes
 of ours that no record asks for are removed; images of which this host keeps a spare copy (`decide.spare_images`) are
-fetched, one at a time. A container that is about to come here is made in advance, with the epoch it
-will have. Unknown is not empty: while the engine has not been seen, nothing is decided.
+fetched, one at a time. A container that is about to come here is made in advance, with the epoch it will have: by a
+move, or because its host is suspect (of one that uses volumes only image and networks). Unknown is not empty: while the
+engine has not been seen, nothing is decided.
 
 A volume is ready when the engine's volume and the live set both carry the epoch of a claim that this host holds:
 
@@ -53,6 +54,7 @@ from drover.decide.backups import backup_due
 from drover.decide.fence import Restarts, holds_claims, wants_restart
 from drover.decide.moves import active, expected_here, is_over, just_left, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
+from drover.decide.prepared import prepared_here
 from drover.decide.replicas import has_copies, kept_here, spare
 from drover.decide.spare_images import spares
 from drover.decide.unhealthy import policy
@@ -128,6 +130,7 @@ def converge(cluster: Cluster, host: str, seen: Seen, now: float) -> s.Plan:
             if container is not None:
                 _container(context, container, placement, steps, waits)
     _moves(context, steps, waits)
+    steps += _prepared(context)
     steps += _strays(context)
     steps += _default_network(context)
     steps += _spare_image(context)
@@ -347,6 +350,18 @@ def _moves(context: _Context, steps: list[s.Step], waits: list[s.Wait]) -> None:
         elif is_over(context.cluster, context.host, key, move, here.state if here else ""):
             ready = [_volume_ready(context, context.cluster.volumes[v]) for v in move.volumes]
             steps += [s.FinishMove(key)] if all(ready) else [s.EnsureVolume(volume) for volume in move.volumes]
+
+
+def _prepared(context: _Context) -> Iterable[s.Step]:
+    """What containers of suspect hosts will need here, and the containers themselves."""
+    for container, epoch in prepared_here(context.cluster, context.host):
+        if container.id in (context.seen.containers or {}):
+            continue
+        spec = parse_spec(container.body)
+        needs = [*_networks_needed(context, container, spec), *_image_needed(context, container, spec)]
+        yield from needs
+        if not needs and not spec.volume_names:
+            yield s.PrepareContainer(container.id, epoch)
 
 
 def _strays(context: _Context) -> Iterable[s.RemoveStray]:

@@ -7,6 +7,7 @@ down. A key names one event for ever, so writing it twice is no harm.
     table             change                              event
     hosts             new, gone, for something else       host.joined, host.removed, host.scheduling
     lost              noted, taken away                   host.lost, host.back
+    suspects          its daemon is not heard             host.suspect
     host_facts        its engine is silent, answers       engine.silent, engine.back
                       its disk is nearly full, is not     disk.low, disk.ok
     placements        on another host                     container.moved, container.recovered (its host was lost)
@@ -40,11 +41,11 @@ KEPT = 1000
 """How many events the store keeps."""
 TABLE = "events"
 TYPES = (
-    "host.joined", "host.removed", "host.scheduling", "host.lost", "host.back", "engine.silent", "engine.back",
-    "disk.low", "disk.ok", "container.moved", "container.recovered", "container.crashed", "container.oom",
-    "container.unhealthy", "container.healthy", "container.restarted", "container.failed", "container.vanished",
-    "move.failed", "volume.promoted", "store.member", "app.trouble", "update.done", "update.halted",
-    "update.reverted", "job.failed", "hook.failed",
+    "host.joined", "host.removed", "host.scheduling", "host.lost", "host.back", "host.suspect", "engine.silent",
+    "engine.back", "disk.low", "disk.ok", "container.moved", "container.recovered", "container.crashed",
+    "container.oom", "container.unhealthy", "container.healthy", "container.restarted", "container.failed",
+    "container.vanished", "move.failed", "volume.promoted", "store.member", "app.trouble", "update.done",
+    "update.halted", "update.reverted", "job.failed", "hook.failed",
 )  # fmt: skip
 Found = Iterator[tuple[str, str, str]]
 """Type, subject, sentence."""
@@ -117,6 +118,14 @@ def _lost(both: _Both) -> Found:
         yield "host.lost", host, f"host {host} {host_state(both.after, host).says}, with {count(number, 'container')}"
     elif old is not None and new is None and host in both.after.hosts:
         yield "host.back", host, f"host {host} is back"
+
+
+def _suspects(both: _Both) -> Found:
+    host = both.rest
+    old, new = both.before.suspects.get(host), both.after.suspects.get(host)
+    if new is not None and (old is None or old.session != new.session):
+        ready = f"{count(len(new.targets), 'container')} made ready elsewhere"
+        yield "host.suspect", host, f"host {host} {host_state(both.after, host).says}; {ready}"
 
 
 def _host_facts(both: _Both) -> Found:
@@ -243,6 +252,7 @@ def _deployments(both: _Both) -> Found:
 READERS: Mapping[str, Callable[[_Both], Found]] = {
     "hosts": _hosts,
     "lost": _lost,
+    "suspects": _suspects,
     "host_facts": _host_facts,
     "placements": _placements,
     "container_facts": _container_facts,

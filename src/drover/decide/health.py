@@ -10,6 +10,8 @@ when it sees the `Alive` key gone; until then the sentence says no instant.
     yes      lost    any                    down       is down since …
     yes      held    none                   unknown    has not reported its engine yet
     yes      held    engine silent          down       is up, but its engine does not answer since …
+    yes      held    the leader hears no    suspect    is suspect since …: …; it takes no new containers
+                     daemon there
     yes      held    draining               draining   is draining: it takes no new containers
     yes      held    paused                 paused     is paused: it takes no new containers
     yes      held    shutting down          leaving    is shutting down: it takes no new containers
@@ -27,8 +29,8 @@ from drover.decide.sentences import instant
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, delete, put
 
-HostState = Literal["ready", "down", "draining", "paused", "leaving", "unknown"]
-NOTHING_NEW: tuple[HostState, ...] = ("draining", "paused", "leaving")
+HostState = Literal["ready", "down", "suspect", "draining", "paused", "leaving", "unknown"]
+NOTHING_NEW: tuple[HostState, ...] = ("suspect", "draining", "paused", "leaving")
 """States of hosts that work and take no new containers."""
 _SCHEDULING: Mapping[r.Scheduling, tuple[HostState, str]] = {
     "pause": ("paused", "is paused: it takes no new containers"),
@@ -57,6 +59,10 @@ def host_state(cluster: Cluster, host: str) -> Health:
         return Health("unknown", "has not reported its engine yet", cluster.alive[host].since)
     if not facts.engine_ok:
         return Health("down", f"is up, but its engine does not answer{_since(facts.at)}", facts.at)
+    suspect = cluster.suspects.get(host)
+    if suspect is not None and suspect.session == cluster.alive[host].session:
+        why = "its daemon has ended" if suspect.closed else "nothing is heard of it"
+        return Health("suspect", f"is suspect{_since(suspect.at)}: {why}; it takes no new containers", suspect.at)
     if record.scheduling in _SCHEDULING:
         return Health(*_SCHEDULING[record.scheduling])
     return Health("ready", "is ready", cluster.alive[host].since)

@@ -6,7 +6,7 @@ by identity, table by table; the views of hosts that nothing happened on are use
 
     table of the picture                      is
     containers, placements, container_facts   compared; what a changed container counts for is taken away and added anew
-    hosts, alive, lost, host_facts            compared host by host
+    hosts, alive, lost, suspects, host_facts  compared host by host
     ports                                     added up anew, if it is another table or one of its holders changed
 
 Nothing that was given away is changed later.
@@ -25,7 +25,7 @@ from drover.model.cluster import Cluster
 from drover.model.spec import Spec, parse_spec
 
 COUNTED = ("containers", "placements", "container_facts")
-ABOUT_HOSTS = ("hosts", "alive", "lost", "host_facts")
+ABOUT_HOSTS = ("hosts", "alive", "lost", "suspects", "host_facts")
 ALL = (*COUNTED, *ABOUT_HOSTS, "ports")
 
 

@@ -31,6 +31,7 @@ import msgspec
 
 from drover.decide import steps as s
 from drover.decide.health import NOTHING_NEW, host_state
+from drover.decide.prepared import prepared_here
 from drover.decide.volume_space import no_room
 from drover.errors import Conflict, DroverError, Invalid, NotFound, Unavailable
 from drover.model import records as r
@@ -73,7 +74,9 @@ def stands_still(cluster: Cluster, container: str) -> str:
 
 
 def expected_here(cluster: Cluster, host: str) -> Iterable[tuple[r.Container, int]]:
-    """Containers that are about to come to `host`, with the epoch they will have."""
+    """Containers that are about to come to `host`, by a move or from a host that may be dead, with the epoch they will
+    have."""
+    yield from prepared_here(cluster, host)
     for key, move in active(cluster):
         container, placement = cluster.containers.get(key), cluster.placements.get(key)
         if move.target == host and move.phase in BEFORE_HAND_OVER and container is not None and placement is not None:

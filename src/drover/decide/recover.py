@@ -22,7 +22,8 @@ the commit fail, and all is decided again. Nothing here asks the dead host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -31,6 +32,7 @@ from drover.decide.fence import wants_restart
 from drover.decide.health import host_state
 from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED
+from drover.decide.prepared import prepared_at
 from drover.decide.schedule import Chosen, place
 from drover.decide.sentences import instant
 from drover.decide.spare_images import image_hosts
@@ -254,17 +256,28 @@ def _moved_first(scene: _Scene, wanted: Wanted, source: str) -> _Later | None:
 
 
 def _placed(scene: _Scene, views: HostViews, wanted: Wanted, container: r.Container, passing: list[Change]) -> Chosen:
-    """The best host among those that have the image already; where none of them fits, among all."""
+    """The host where it was made ready; else the best among those that have the image already; where none of them fits,
+    among all."""
     cluster = scene.cluster.apply(scene.cluster.revision, passing) if passing else scene.cluster
     have = scene.images.get(container.image_id, frozenset())
     having = {name: view for name, view in views.hosts.items() if name in have}
     lacking = {name: "does not have the image yet" for name in views.hosts if name not in having}
+    ready = prepared_at(cluster, container.id, cluster.placements[container.id].host)
     try:
+        if ready in views.hosts:
+            with suppress(NoPlacement):
+                only = msgspec.structs.replace(views, hosts={ready: views.hosts[ready]})
+                chosen = place(cluster, wanted, image_hosts=have, views=only)
+                others = {name: f"{ready} was ready for it" for name in views.hosts if name != ready}
+                return msgspec.structs.replace(chosen, reasons={**others, **_lost_reasons(scene, others)})
         chosen = place(cluster, wanted, image_hosts=have, views=msgspec.structs.replace(views, hosts=having))
     except NoPlacement:
         return place(cluster, wanted, image_hosts=have, views=views)
-    gone = {name: host_state(cluster, name).says for name in lacking if name in scene.lost}
-    return msgspec.structs.replace(chosen, reasons={**lacking, **gone, **chosen.reasons})
+    return msgspec.structs.replace(chosen, reasons={**lacking, **_lost_reasons(scene, lacking), **chosen.reasons})
+
+
+def _lost_reasons(scene: _Scene, names: Iterable[str]) -> dict[str, str]:
+    return {name: host_state(scene.cluster, name).says for name in names if name in scene.lost}
 
 
 def _relocation(scene: _Scene, container: r.Container, chosen: Chosen, passing: list[Change]) -> Relocation:

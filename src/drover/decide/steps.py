@@ -8,6 +8,7 @@ Each step has an `object` (what it is about): the agent runs at most one step pe
     EnsureImage      image/SHA          the engine has the image
     KeepImage        image/SHA          the engine has the image
     CreateContainer  container/ID       the engine shows the container
+    PrepareContainer container/ID       the engine shows the container, which may come here
     Perform          container/ID       the order's answer is reported
     StartContainer   container/ID       the engine shows it running
     RestartContainer container/ID       the engine has restarted it
@@ -102,6 +103,12 @@ class ContainerStep(Step, frozen=True):
 
 class CreateContainer(ContainerStep, frozen=True):
     pass
+
+
+class PrepareContainer(ContainerStep, frozen=True):
+    """Make a container of a suspect host, with the epoch it would have here; nothing is started or answered."""
+
+    epoch: int = 0
 
 
 class StartContainer(ContainerStep, frozen=True):

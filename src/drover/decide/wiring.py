@@ -9,7 +9,7 @@ containers it takes half a second, and each change of one of them asks for it an
              uses         host                mark                    which entries
              on           network             mark
              led          network             mark                    (a published port leads there)
-             moving       network             mark                    (of a container on its way here or from here)
+             moving       network             mark                    (of what is to come here, or has just left)
              service      service             mark
     answers  names        name                addresses               names, tables and starts of those networks
              own          name                mark                    (the first of an address)
@@ -23,7 +23,7 @@ containers it takes half a second, and each change of one of them asks for it an
 What a changed record touches:
 
     containers, placements, facts,   the container
-    moves
+    moves, suspects
     addresses, ports                 the container that has, and had, the claim; all of the port's service
     service_addresses                the containers of the service
     names                            who has such a name
@@ -126,7 +126,8 @@ def _touched(before: Wiring, cluster: Cluster) -> set[str]:
     found.update(container for container, _ in _changed(old.placements, cluster.placements))
     found.update(move.container for _, move in _changed(old.moves, cluster.moves))
     found.update(record.container for _, record in _changed(old.container_facts, cluster.container_facts))
-    found.update(record.container for _, record in _changed(old.moves, cluster.moves) if record.container)
+    for _, suspect in _changed(old.suspects, cluster.suspects):
+        found.update(suspect.targets)
     found.update(record.container for _, record in _changed(old.addresses, cluster.addresses))
     found.update(record.container for _, record in _changed(old.ports, cluster.ports))
     of_service, on = before.places.who("service"), before.places.who("on")

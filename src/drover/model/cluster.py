@@ -70,6 +70,10 @@ class Cluster(msgspec.Struct, frozen=True):
         return self.tables.get("lost", _EMPTY)
 
     @property
+    def suspects(self) -> Mapping[str, r.Suspect]:
+        return self.rows("suspects", r.Suspect)
+
+    @property
     def host_facts(self) -> Mapping[str, r.HostFacts]:
         return self.tables.get("host_facts", _EMPTY)
 

@@ -7,6 +7,7 @@ which type lives in which table, and `key()` builds keys. Each table has exactly
     hosts              host                   people     a host is a member, its labels, whether it drains
     alive              host                   its host   the host's lease is held (the key vanishes with the lease)
     lost               host                   leader     since when the host's lease is not held
+    suspects           host                   leader     its daemon is not heard, and where its containers would go
     host_facts         host                   its host   engine version, cores, memory, what the host offers
     containers         container id           people     WHAT should exist, and the last order given about it
     names              container name         people     which container has the name (uniqueness = the key)
@@ -54,48 +55,17 @@ from drover.model.app_records import EventHook as EventHook
 from drover.model.backup_records import Backup as Backup
 from drover.model.backup_records import BackupFacts as BackupFacts
 from drover.model.backup_records import Fill as Fill
+from drover.model.host_records import Alive as Alive
+from drover.model.host_records import Host as Host
+from drover.model.host_records import HostLost as HostLost
+from drover.model.host_records import Scheduling as Scheduling
+from drover.model.host_records import Suspect as Suspect
 from drover.model.record import Record as Record
 
 Desired = Literal["created", "running", "stopped", "removed"]
 Phase = Literal["copying", "stopping", "stopped", "handed", "done", "aborting", "aborted"]
-Scheduling = Literal["active", "pause", "drain", "shutdown"]
-"""What a host is for: everything; nothing new; nothing at all; nothing, because the machine goes down."""
 Part = Literal["layer", "log"]
 Verb = Literal["create", "start", "stop", "kill", "restart", "remove", "rename", "update", "connect", "disconnect"]
-
-
-class Host(Record, frozen=True):
-    """A member of the cluster. `index` (1..) is unique and never used again; it derives host addresses."""
-
-    name: str
-    id: str
-    index: int
-    address: str
-    labels: dict[str, str] = {}
-    scheduling: Scheduling = "active"
-    taints: dict[str, str] = {}
-    """Only containers that tolerate all of them are placed here."""
-    joined_at: float = 0.0
-    api_port: int = 4740
-    tunnel_port: int = 4741
-    wireguard_key: str = ""
-    """Its public key (base64), in a cluster that encrypts."""
-
-
-class Alive(Record, frozen=True):
-    """Present exactly while the host's lease is held. `session` changes at each start of its daemon."""
-
-    host: str
-    session: str
-    since: float = 0.0
-
-
-class HostLost(Record, frozen=True):
-    """Noted by the leader when a host's `Alive` key is gone; `at` is when the leader saw that. Removed when the host
-    is back. It is shown to people and proves nothing: only the lease does."""
-
-    host: str
-    at: float = 0.0
 
 
 class HostFacts(Record, frozen=True):
@@ -430,6 +400,7 @@ TABLES: dict[str, type[Record]] = {
     "hosts": Host,
     "alive": Alive,
     "lost": HostLost,
+    "suspects": Suspect,
     "host_facts": HostFacts,
     "containers": Container,
     "names": Name,

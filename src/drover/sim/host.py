@@ -25,6 +25,7 @@ from drover.daemon.eventlog import EventLog
 from drover.daemon.leader import Duty, Leadership
 from drover.daemon.recovery import Recoverer
 from drover.daemon.shutdown import HostShutdown
+from drover.daemon.suspicion import Suspicions
 from drover.decide.default_network import default_network_draft
 from drover.decide.health import loss_notes
 from drover.decide.recover import no_replica
@@ -36,7 +37,7 @@ from drover.drivers.volumes.catalog import Catalog
 from drover.gateway.gateway import Gateway
 from drover.model import records as r
 from drover.sim.clock import wall_now
-from drover.sim.links import SimLinks
+from drover.sim.links import SimLinks, SimListener
 from drover.sim.parts import Nowhere, Silent, SimEngine, SimNetwork, SimPeers, SimVolumes, SimWatchdog
 from drover.sim.store import Running, SimStore
 from drover.store.mirror import Mirror
@@ -135,7 +136,9 @@ class SimHost:
         self.links = SimLinks(name, self._world.linked)
         self.gateway = Gateway(name, store, mirror, self.links, self.now, self._ids())
         await mirror.start(FIRST_PICTURE_S)
-        works = [*self._guarded(), self.session.run, self.agent.run, self.netkeeper.run, self._leadership().run]
+        leadership = self._leadership()
+        works = [*self._guarded(), self.session.run, self.agent.run, self.netkeeper.run, leadership.run]
+        works.append(self._suspicions(lambda: leadership.leader == name).run)
         if self.fence is not None:
             self.shutdown = HostShutdown(name, store, mirror, self.session, self.fence, self.now)
             works.append(self.shutdown.return_to_service)
@@ -185,6 +188,11 @@ class SimHost:
         events = EventLog(store, mirror, self.now)
         return Leadership(self.name, store, mirror, self.session, [*duties, events.write])
 
+    def _suspicions(self, leads: Callable[[], bool]) -> Suspicions:
+        listen = SimListener(self.name, self._world.linked)
+        chosen = successor if self._world.replicating else no_replica
+        return Suspicions(self.name, self.store, self.mirror, listen, leads, self.now, chosen)
+
     # -- faults ----------------------------------------------------------------------------------------------------
 
     def cut(self) -> None:
@@ -214,6 +222,7 @@ class SimHost:
 
     async def end_daemon(self) -> None:
         """SIGTERM."""
+        await self.session.announce_rest()
         self.serves = False
         await self._end_tasks()
         if self.fence is None or self.fence.state == "open":

@@ -19,6 +19,11 @@ from drover.gateway.call import EngineResponse, Headers
 if TYPE_CHECKING:
     from drover.sim.host import SimHost
 
+CONNECT_S = 0.5
+LOOK_S = 0.25
+KEPT_ALIVE = 8
+"""So many looks in vain are the two seconds after which a kernel gives a connection up."""
+
 
 class SimLinks:
     """`Links` of one host. `find(from, to)` is the other host while packets pass both ways, else None."""
@@ -47,6 +52,44 @@ class SimLinks:
     async def stream(self, host: str, method: str, target: str) -> AsyncIterator[bytes]:
         raise EngineError(404, "page not found")
         yield b""
+
+
+class SimListener:
+    """What a kernel knows of another host's daemon: that it listens, whether or not it is stopped."""
+
+    def __init__(self, host: str, find: Callable[[str, str], SimHost | None]) -> None:
+        self._host = host
+        self._find = find
+
+    async def __call__(self, host: str) -> SimHeard:
+        other = self._find(self._host, host)
+        if other is None or not other.powered:
+            await asyncio.sleep(CONNECT_S)
+            raise TimeoutError
+        if not other.serves:
+            raise ConnectionRefusedError
+        return SimHeard(lambda: self._find(self._host, host), other.starts)
+
+
+class SimHeard:
+    def __init__(self, find: Callable[[], SimHost | None], start: int) -> None:
+        self._find = find
+        self._start = start
+
+    async def ended(self) -> None:
+        unheard = 0
+        while unheard < KEPT_ALIVE:
+            await asyncio.sleep(LOOK_S)
+            other = self._find()
+            if other is None or not other.powered:
+                unheard += 1
+            elif not other.serves or other.starts != self._start:
+                return
+            else:
+                unheard = 0
+
+    def close(self) -> None:
+        return
 
 
 def _answer(host: SimHost, method: str, path: str) -> EngineResponse:
