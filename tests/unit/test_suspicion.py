@@ -82,8 +82,11 @@ def test_a_suspicion_ends_when_the_daemon_is_heard_or_has_a_new_lease(
     assert [change.key for change in cleared(cluster, heard).changes] == (["suspects/h3"] if over else [])
 
 
-def test_when_the_lease_is_over_the_record_stays_for_recovery() -> None:
-    assert cleared(suspect().apply(99, [delete("alive/h3")])) == Suspicion()
+def test_when_the_lease_is_over_the_record_stays_until_recovery_is_done() -> None:
+    lost = suspect(running(1, "db")).apply(99, [delete("alive/h3")])
+    assert cleared(lost) == Suspicion()
+    [moved] = relocations(lost, NOW).relocations
+    assert [change.key for change in cleared(lost.apply(100, moved.changes)).changes] == ["suspects/h3"]
 
 
 def test_nothing_new_goes_to_a_suspect_host() -> None:

@@ -55,7 +55,7 @@ def suspected(cluster: Cluster, host: str, closed: bool, now: float, successor: 
 
 def cleared(cluster: Cluster, heard: Collection[str] = ()) -> Suspicion:
     """The end of suspicions: of hosts that are `heard` again, of those with a new lease, and of such as are gone.
-    One whose lease has ended keeps its record, for recovery, until it is back."""
+    One whose lease has ended keeps its record, for recovery, until it is back or nothing of it is left to move."""
     found = cluster.suspects.items()
     over = [r.key("suspects", host) for host, one in found if host in heard or _is_over(cluster, one)]
     return Suspicion(tuple(map(delete, over)), {key: cluster.version(key) for key in over})
@@ -63,7 +63,10 @@ def cleared(cluster: Cluster, heard: Collection[str] = ()) -> Suspicion:
 
 def _is_over(cluster: Cluster, suspect: r.Suspect) -> bool:
     alive = cluster.alive.get(suspect.host)
-    return suspect.host not in cluster.hosts or (alive is not None and alive.session != suspect.session)
+    if alive is None:
+        left = any(cluster.host_of(container) == suspect.host for container in suspect.targets)
+        return suspect.host not in cluster.hosts or not left
+    return suspect.host not in cluster.hosts or alive.session != suspect.session
 
 
 def replacements(cluster: Cluster, now: float, successor: Successor = no_replica) -> list[Relocation]:

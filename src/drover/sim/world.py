@@ -93,11 +93,12 @@ class World:
         for host in present:
             await host.start_daemon()
 
-    def run(self, name: str, on: str, *, ip: str = "", body: Mapping[str, Any] | None = None) -> str:
-        """The records of `docker run -d --network app`; returns the container's id. `ip`: a fixed address."""
+    def run(self, name: str, on: str, *, ip: str = "", body: Mapping[str, Any] | None = None, address: str = "") -> str:
+        """The records of `docker run -d --network app`; returns the container's id. `ip`: a fixed address; `address`:
+        one that was found for it."""
         number = len(self.cluster.containers) + 1
         identity = f"{number:064x}"
-        address = ip or f"10.44.1.{number}"
+        address = ip or address or f"10.44.1.{number}"
         endpoint = {"IPAMConfig": {"IPv4Address": ip}} if ip else {}
         asked = {
             "Image": TAG,
