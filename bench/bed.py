@@ -8,6 +8,7 @@ Effort.quick    the same rows from fewer rounds: all groups in five minutes
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +117,13 @@ def remove_many(socket: Path, names: Sequence[str]) -> None:
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         list(pool.map(one, names))
+
+
+def cpu_s(host: LabHost) -> float:
+    """The processor time that the host's daemon has used."""
+    pid = host.pid_of("drover")
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(host: LabHost) -> float:
