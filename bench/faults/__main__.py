@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from bench.bed import remove_lab
-from bench.faults.evidence import columns, line
+from bench.faults.evidence import columns, line, percentile
 from bench.faults.play import BREAK, Result, make_whole, play
 from bench.faults.sides import DroverSide, Side, SwarmSide
 
@@ -24,6 +24,13 @@ ROOT = Path(__file__).resolve().parents[2]
 ON_SWARM = ("power", "network", "freeze", "agent", "engine")
 LABS = ("faults", "faultsw")
 TRIES = 2
+MEDIAN_S = {"power": 6.0, "network": 6.0, "store": 9.0}
+"""Recovery at the median; 3 s more where the host of the store's leader dies."""
+TAIL_S = 2.0
+"""How much more the 95th percentile may be."""
+OVER_SWARM = 1.5
+PEER = {"store": "power"}
+HANDED_OVER_S = 3.0
 
 
 def main() -> int:
@@ -37,7 +44,7 @@ def main() -> int:
         for lab in LABS:
             remove_lab(lab)
         found = results(file)
-        print(f"\n{table(found)}\n\nwritten to {file}", flush=True)
+        print(f"\n{table(found)}\n\n{verdicts(found)}\n\nwritten to {file}", flush=True)
     ours = [one for one in found if one.side == "drover"]
     return 1 if any(one.double_writes or one.duplicates or one.error for one in ours) else 0
 
@@ -107,6 +114,34 @@ def table(found: Sequence[Result]) -> str:
     order = sorted(groups, key=lambda key: (list(BREAK).index(key[0]), key[1]))
     rows = [_row(fault, side, groups[fault, side]) for fault, side in order]
     return columns(rows) if rows else "nothing was played"
+
+
+def verdicts(found: Sequence[Result]) -> str:
+    """The budgets, each with what was measured: `met` or `missed`; what was not played is not judged."""
+    lines = []
+    for fault, allowed_s in MEDIAN_S.items():
+        for thing in ("db", "web"):
+            ours = _recoveries(found, fault, "drover", thing)
+            tuned = _recoveries(found, PEER.get(fault, fault), "swarm-tuned", "db")
+            if ours:
+                lines.append(_verdict(f"{fault}: {thing}, median", percentile(ours, 0.5), allowed_s))
+                lines.append(_verdict(f"{fault}: {thing}, 95 %", percentile(ours, 0.95), allowed_s + TAIL_S))
+            if ours and tuned:
+                ratio = percentile(ours, 0.5) / percentile(tuned, 0.5)
+                lines.append(_verdict(f"{fault}: {thing}, median over tuned Swarm's", ratio, OVER_SWARM, "x"))
+    silent = [one.silence_s["db"] for one in found if (one.side, one.fault) == ("drover", "shutdown") and not one.error]
+    if silent:
+        lines.append(_verdict("shutdown: longest silence, median", percentile(silent, 0.5), HANDED_OVER_S))
+    return "\n".join(lines)
+
+
+def _recoveries(found: Sequence[Result], fault: str, side: str, thing: str) -> list[float]:
+    played = [one for one in found if (one.fault, one.side) == (fault, side) and not one.error]
+    return [one.recovery_s[thing] for one in played if thing in one.recovery_s]
+
+
+def _verdict(what: str, measured: float, allowed: float, unit: str = " s") -> str:
+    return f"{'met   ' if measured <= allowed else 'MISSED'}  {what}: {measured:.1f}{unit} (<= {allowed:g}{unit})"
 
 
 def _row(fault: str, side: str, group: Sequence[Result]) -> dict[str, str]:

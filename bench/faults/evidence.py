@@ -4,7 +4,7 @@ Theory of operation. All hosts of a lab share the machine's clock, so traces of 
 start of a container's process is an *instance* with a random name of its own.
 
     trace           written by                            a line
-    writes          the process, after each write to      uptime_s instance
+    writes          the process, after each write to      begun_s ended_s instance
                     the volume succeeded
     heard-WHAT-HOST a client on HOST, after each answer   asked_s answered_s instance
 
@@ -25,8 +25,11 @@ import msgspec
 
 
 class Write(msgspec.Struct, frozen=True):
+    """`at_s`: when it had succeeded; `begun_s` is what the journal has of it."""
+
     at_s: float
     instance: str
+    begun_s: float = 0.0
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -38,7 +41,8 @@ class Heard(msgspec.Struct, frozen=True):
 def writes(text: str, since_s: float) -> list[Write]:
     """The writes since then, in order of time. A line that was cut by a power cut counts for nothing."""
     rows = (line.split() for line in text.splitlines())
-    found = [Write(float(row[0]), row[1]) for row in rows if len(row) == 2 and _is_number(row[0])]
+    whole = (row for row in rows if len(row) == 3 and _is_number(row[0]) and _is_number(row[1]))
+    found = [Write(float(row[1]), row[2], float(row[0])) for row in whole]
     return sorted((one for one in found if one.at_s >= since_s), key=lambda one: one.at_s)
 
 
@@ -92,7 +96,7 @@ def lost_s(found: Sequence[Write], journal: str, fault_s: float) -> float | None
     """How much of what was written before the fault the journal lacks, in seconds of writing; infinite if it has none
     of it, None if nothing was written. `journal` has a line with the uptime of each write of any instance."""
     kept = [float(line) for line in journal.split() if _is_number(line) and float(line) <= fault_s]
-    written = [one.at_s for one in found if one.at_s <= fault_s]
+    written = [one.begun_s for one in found if one.at_s <= fault_s]
     if not written:
         return None
     return max(0.0, written[-1] - kept[-1]) if kept else float("inf")

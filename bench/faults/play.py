@@ -33,8 +33,9 @@ AFTERWARDS_S = 1.5
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One round. `recovery_s` by thing; `after_thaw` are writes of processes that were frozen with their host and
-    thawed after others had taken over: they go to the old disk, which is not the volume any more."""
+    """One round. `recovery_s` by thing; `after_thaw` are writes and answers of processes that were frozen with
+    their host and thawed after others had taken over: the writes go to the old disk, which is not the volume any more;
+    the answers are heard on that host only."""
 
     side: str
     fault: str
@@ -108,6 +109,7 @@ def _result(
     written = evidence.writes(side.read("writes"), begun_s)
     late = evidence.double_writes(written)
     thawed = [one for one in late if fault == "freeze" and one.at_s >= repaired_s]
+    twice, twice_after_thaw = _duplicates(side, heard, victim, begun_s, repaired_s if fault == "freeze" else None)
     lost_s = evidence.lost_s(written, side.journal(survivors[0]), fault_s)
     recovered = {thing: evidence.recovery_s(found, fault_s) for thing, found in heard.items()}
     return Result(
@@ -118,12 +120,27 @@ def _result(
         recovery_s={thing: round(one, 2) for thing, one in recovered.items() if one is not None},
         silence_s={thing: round(evidence.silence_s(found, fault_s), 2) for thing, found in heard.items()},
         double_writes=len(late) - len(thawed),
-        after_thaw=len(thawed),
-        duplicates=sum(len(evidence.duplicates(found)) for found in heard.values()),
+        after_thaw=len(thawed) + twice_after_thaw,
+        duplicates=twice,
         lost_s=lost_s,
         lost_all=lost_s == float("inf"),
         load=os.getloadavg()[0],
     )
+
+
+def _duplicates(
+    side: Side, heard: Mapping[str, list[evidence.Heard]], victim: LabHost, since_s: float, thawed_s: float | None
+) -> tuple[int, int]:
+    """How many answers came from who was followed already; and how many more of them only the thawed host itself heard.
+    `heard` is what the survivors heard; of exclusive things what the failed host heard counts as well."""
+    found, after_thaw = 0, 0
+    for thing, answers in heard.items():
+        local = _heard(side, thing, [victim], since_s) if thing in side.exclusive else []
+        late = evidence.duplicates(sorted([*answers, *local], key=lambda one: one.answered_s))
+        thawed = [one for one in late if thawed_s is not None and one.answered_s >= thawed_s and one in local]
+        found += len(late) - len(thawed)
+        after_thaw += len(thawed)
+    return found, after_thaw
 
 
 Act = Callable[[Side, LabHost], None]

@@ -24,7 +24,7 @@ _ANSWER = "id=$(cat /proc/sys/kernel/random/uuid); mkdir -p /www; echo $id >/www
 WEB = _ANSWER + "exec httpd -f -p 80 -h /www"
 DB = (
     _ANSWER + "httpd -p 80 -h /www; while :; do read u _ </proc/uptime; "
-    'echo $u >>/data/journal && echo "$u $id" >>/log/writes; usleep 50000; done'
+    'echo $u >>/data/journal && read w _ </proc/uptime && echo "$u $w $id" >>/log/writes; usleep 50000; done'
 )
 CLIENT = (
     "while :; do while read what to; do "
@@ -40,6 +40,8 @@ class Side(Protocol):
 
     name: str
     things: tuple[str, ...]
+    exclusive: tuple[str, ...]
+    """Things whose address one instance may have, whoever asks: clients on the host that failed count, too."""
     lab: Lab
     log: Path
 
@@ -93,6 +95,7 @@ def docker(host: LabHost, *argv: str, check: bool = True) -> str:
 class DroverSide(Traces):
     name = "drover"
     things: tuple[str, ...] = ("db", "web")
+    exclusive: tuple[str, ...] = ("db",)
 
     def __init__(self, base: Path) -> None:
         self.log = base / "drover-traces"
@@ -209,6 +212,8 @@ class SwarmSide(Traces):
     `tuned`: heartbeat 1 s, no restart delay, and the overlay is on every host already (the clients are on it)."""
 
     things: tuple[str, ...] = ("db",)
+    exclusive: tuple[str, ...] = ()
+    """It is asked for by name, and each instance has an address of its own."""
 
     def __init__(self, base: Path, tuned: bool) -> None:
         self.tuned = tuned
