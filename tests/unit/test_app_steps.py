@@ -16,6 +16,7 @@ from drover.decide.app_steps import files_of, steps
 from drover.decide.app_view import apps_view
 from drover.decide.apps import instances, verdict
 from drover.decide.recover import relocations
+from drover.decide.why import explain
 from drover.errors import Conflict, Invalid, NotFound
 from drover.manifest.app import read_app
 from drover.model import records as r
@@ -252,6 +253,36 @@ def test_a_plan_names_updates_and_removals() -> None:
         ("update", "shop-web-2"),
         ("remove", "shop-web-3"),
     ]
+
+
+def test_a_plan_says_what_of_an_update_is_new() -> None:
+    world = World()
+    world.deploy({"web": web()})
+    world.run()
+    changed = {**web("checked"), "environment": {"A": "1"}}
+    found = plan(world.cluster, read_app({"services": {"web": changed}}, "shop", {}).app)
+    why = next(one.why for one in found.entries if one.change == "update")
+    assert why.startswith("changed: Env, Image good -> checked; stop-first; ")
+
+
+def test_why_nowhere_has_a_reason_per_host_for_a_container_that_was_never_made() -> None:
+    world = World()
+    world.deploy({"web": web("refused", placement={"constraints": ["node.labels.disk==ssd"]})})
+    told = explain(world.cluster, "shop-web-2")
+    assert (told["id"], told["host"], set(told["reasons"])) == ("", "", {"h1", "h2", "h3"})
+    assert told["chosen"] == "shop-web-2 of shop is not made: no host can take shop-web-2"
+    with pytest.raises(NotFound):
+        explain(world.cluster, "shop-web-9")
+
+
+def test_why_not_yet_says_what_is_waited_for_or_what_failed() -> None:
+    world = World()
+    world.deploy({"db": web("refused", 1), "web": {**web(), "depends_on": {"db": {"condition": "service_started"}}}})
+    for _ in range(3):
+        world.look()
+        world.pass_time()
+    assert "the last attempt failed: no host has the image" in explain(world.cluster, "shop-db-1")["chosen"]
+    assert "db" in explain(world.cluster, "shop-web-1")["chosen"]
 
 
 def test_the_list_says_the_first_thing_that_is_missing() -> None:

@@ -71,7 +71,7 @@ def _reasons(answer: dict[str, Any]) -> dict[str, str]:
     order = answer["order"]
     answered = "answered" if order["answered"] else "not answered yet"
     shown = {
-        "Container": f"{answer['container']} ({answer['id'][:12]})",
+        "Container": f"{answer['container']} ({answer['id'][:12] or 'not made yet'})",
         "Host": answer["host_says"] or "none",
         "Chosen": answer["chosen"] or "the reason was not written down",
         **{f"  {name}": reason for name, reason in sorted(answer["reasons"].items())},

@@ -25,10 +25,12 @@ from drover.decide.schedule import place
 from drover.decide.views import HostViews
 from drover.decide.wanted import wanted_of
 from drover.errors import DroverError
-from drover.model.apps import Resource, Service
+from drover.model.apps import HASH_LABEL, NUMBER_LABEL, SLOT_LABEL, Resource, Service
 from drover.model.cluster import Change, Cluster, put
 from drover.model.records import App, Name, Network, key
 from drover.model.spec import parse_spec
+
+OWN_LABELS = (HASH_LABEL, SLOT_LABEL, NUMBER_LABEL)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -141,13 +143,30 @@ def _slot(
     fresh = next((one for one in many if one.hash == service.hash), None)
     if fresh is not None:
         return Entry(change="keep", kind="container", name=fresh.container.name, host=fresh.host), views
-    change, why = ("update", f"{service.update.order}; ") if many else ("create", "")
+    change, why = ("update", f"{_differences(many[-1], wanted)}; {service.update.order}; ") if many else ("create", "")
     try:
         host, reason, views = _placed(cluster, views, wanted)
     except DroverError as error:
         refused = Entry(change=change, kind="container", name=wanted.name, why=error.message, impossible=True)
         return refused, views
     return Entry(change=change, kind="container", name=wanted.name, host=host, why=why + reason), views
+
+
+def _differences(old: Instance, wanted: Make) -> str:
+    """What of the create call is another than that of the container that is there: `changed: Image a:1 -> a:2, Env`."""
+    before, after = _flat(old.container.body), _flat(wanted.body)
+    changed = [name for name in dict.fromkeys((*after, *before)) if before.get(name) != after.get(name)]
+    told = [f"Image {before.get(name)} -> {after.get(name)}" if name == "Image" else name for name in changed]
+    return f"changed: {', '.join(told)}" if told else "it was made otherwise"
+
+
+def _flat(body: str) -> dict[str, Any]:
+    """The call's keys, those of HostConfig among them, without what is empty and what Drover itself writes."""
+    found: dict[str, Any] = msgspec.json.decode(body or "{}")
+    found |= found.pop("HostConfig", None) or {}
+    labels = found.get("Labels") or {}
+    found["Labels"] = {name: value for name, value in labels.items() if name not in OWN_LABELS}
+    return {name: value for name, value in found.items() if value}
 
 
 def _placed(cluster: Cluster, views: HostViews, wanted: Make) -> tuple[str, str, HostViews]:
