@@ -81,3 +81,21 @@ def test_what_the_agent_has_made_again_since_is_not_lost() -> None:
         assert world.agent.view.volumes == {"data": 1}
 
     on_virtual_time(scene)
+
+
+def test_a_start_is_looked_at_and_told_once() -> None:
+    """The engine tells of it before it answers; the step that started it looks afterwards."""
+
+    async def scene(world: World) -> None:
+        await world.create()
+        world.engine.calls.clear()
+        told: list[str] = []
+        world.mirror.on_batch(
+            lambda batch: told.extend(one.key for one in batch.changes if one.key.startswith("container_facts/"))
+        )
+        await world.order("start", "running")
+        assert (await world.answered(2)).state == "running"
+        assert world.engine.calls.count("container") == 1
+        assert len(told) == 1
+
+    on_virtual_time(scene)

@@ -94,6 +94,8 @@ class Actor:
         self.fence: Fence | None = None
         self.removing: set[str] = set()
         """Engine ids of containers that this host removes without having been told to: no loss to be reported."""
+        self.starting: set[str] = set()
+        """Engine ids of containers that a step starts just now: it looks at them afterwards, and reports them then."""
         self._host = host
         self._mirror = mirror
         self._view = view
@@ -226,7 +228,10 @@ class Actor:
 
     async def _look(self, container: str, engine_id: str) -> SeenContainer | None:
         """Look at one container again, and learn it."""
-        seen = await self._drivers.engine.container(engine_id)
+        try:
+            seen = await self._drivers.engine.container(engine_id)
+        finally:
+            self.starting.discard(engine_id)
         if seen is None:
             self._view.lose(engine_id)
         else:
@@ -274,14 +279,19 @@ class Actor:
     # -- containers ----------------------------------------------------------------------------------------------
 
     async def start_engine(self, engine_id: str, verb: str, query: str = "", body: str = "") -> tuple[int, str]:
-        """The only place where containers are started: not without a lease. Raises `Unavailable` then."""
+        """The only place where containers are started: not without a lease. Raises `Unavailable` then. The caller looks
+        at the container afterwards."""
         await self._files_ready(engine_id)
-        if self.fence is None:
-            return await self._drivers.engine.order(engine_id, verb, query, body)
-        self.fence.check()
-        self.fence.tell()
-        status, text = await self._drivers.engine.order(engine_id, verb, query, body)
-        if status < 400:
+        if self.fence is not None:
+            self.fence.check()
+            self.fence.tell()
+        self.starting.add(engine_id)
+        try:
+            status, text = await self._drivers.engine.order(engine_id, verb, query, body)
+        except BaseException:
+            self.starting.discard(engine_id)
+            raise
+        if status < 400 and self.fence is not None:
             self.fence.started(engine_id)
         return status, text
 

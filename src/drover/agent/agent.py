@@ -232,6 +232,8 @@ class Agent:
             container = None if event.actor in self.actor.removing else lost
         elif ID_LABEL not in event.labels:
             return
+        elif event.action == "start" and event.actor in self.actor.starting:
+            return  # else the engine is asked, and the cluster told, twice of every start
         else:
             container = await self._look(event.actor)
         if container is not None and container in self._mirror.cluster.containers:

@@ -65,6 +65,8 @@ class Context:
         self._versions = SpokenVersions()
         self.execs = ExecMap()
         self.shared: SharedReads[Outcome] = SharedReads()
+        self.shared_answers: SharedReads[dict[str, EngineResponse]] = SharedReads()
+        """As `shared`, of what all engines say."""
         self.repeats = Repeats()
         self.choosing = asyncio.Lock()
         self._usable: tuple[Cluster | None, list[str]] = (None, [])

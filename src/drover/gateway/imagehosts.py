@@ -35,8 +35,10 @@ class _Image(msgspec.Struct, rename="pascal"):
 
 
 async def ask_for_image(ctx: Context, name: str) -> dict[str, EngineResponse]:
-    """Every host's answer to `GET /images/NAME/json`."""
-    return await ctx.ask_all("GET", f"/images/{quote(name, safe='/:@')}/json", deadline_s=LOCATE_DEADLINE_S)
+    """Every host's answer to `GET /images/NAME/json`; a service of many containers asks for one image many times."""
+    target = f"/images/{quote(name, safe='/:@')}/json"
+    asked = lambda: ctx.ask_all("GET", target, deadline_s=LOCATE_DEADLINE_S)  # noqa: E731
+    return await ctx.shared_answers.read(target, asked)
 
 
 async def locate_image(ctx: Context, name: str) -> FoundImage:
