@@ -35,7 +35,7 @@ class Spare(msgspec.Struct, frozen=True):
     container: str
 
 
-@remembered("containers", "placements", "container_facts", "hosts", "alive", "host_facts", "lost")
+@remembered("containers", "placements", "container_facts", "hosts", "alive", "host_facts", "lost", "suspects")
 def spares(cluster: Cluster, host: str) -> tuple[Spare, ...]:
     """The images that `host` keeps though no container of its own needs them, in image order."""
     able = _able(cluster)
