@@ -370,7 +370,9 @@ async def test_a_host_lost_while_waiting_is_named(world: World) -> None:
     assert "host h1 is down since 2023-11-14" in answer["message"]
 
 
-@pytest.mark.parametrize("route", [one for one in ROUTES if "/containers/{name}" in one.template], ids=lambda one: one.endpoint)
+@pytest.mark.parametrize(
+    "route", [one for one in ROUTES if "/containers/{name}" in one.template], ids=lambda one: one.endpoint
+)
 async def test_every_call_about_a_dead_hosts_container_is_answered_at_once(world: World, route: Route) -> None:
     having(world, 1, "web")
     drop_host(world, "h1")
