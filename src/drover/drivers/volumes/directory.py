@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from drover.drivers.volumes import delta, manifest, trees
+from drover.drivers.volumes import kept_sums, manifest, trees
 from drover.drivers.volumes.layout import Layout, copy_tree, tree_bytes
 from drover.drivers.volumes.port import NoBase, Space
 from drover.model.snapshots import label_of, taken_at
@@ -102,7 +102,7 @@ class DirectoryVolumes:
         if path.is_dir():
             return
         sums = await trees.receive(path, stream, lambda base: self._base(volume, base))
-        await asyncio.to_thread(delta.store, path, sums)
+        await asyncio.to_thread(kept_sums.store, path, sums)
 
     def _base(self, volume: str, base: str) -> Path:
         path = self._layout.snapshot(volume, base)
@@ -123,7 +123,7 @@ class DirectoryVolumes:
                 await copy_tree(source, path)
             else:
                 await self.forget(volume, others)
-                delta.drop(source)
+                kept_sums.drop(source)
                 source.rename(path)
         return str(path)
 
@@ -156,7 +156,7 @@ class DirectoryVolumes:
         for one in snapshots:
             path = layout.snapshot(volume, one)
             _view(path).unlink(missing_ok=True)
-            delta.drop(path)
+            kept_sums.drop(path)
             layout.bury(path)
         await asyncio.to_thread(self._clean)
         layout.drop_empty(volume)
@@ -190,4 +190,4 @@ def _view(path: Path) -> Path:
 def _manifest(snapshot: Path) -> manifest.Manifest:
     """Of a snapshot, with the checksums of its large files."""
     found = manifest.scan(snapshot, snapshot.name)
-    return msgspec.structs.replace(found, sums=delta.completed(snapshot, manifest.large(found)))
+    return msgspec.structs.replace(found, sums=kept_sums.completed(snapshot, manifest.large(found)))

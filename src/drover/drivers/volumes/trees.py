@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import msgspec
 
-from drover.drivers.volumes import archive, delta, manifest
+from drover.drivers.volumes import archive, delta, kept_sums, manifest
 from drover.drivers.volumes.beneath import Beneath
 from drover.drivers.volumes.command import PIECE_BYTES, run
 from drover.errors import Invalid, Unavailable
@@ -94,7 +94,7 @@ async def _fill(part: Path, stream: AsyncIterator[bytes], base_of: Callable[[str
     """Put the tree together; the checksums of its large files."""
     head, rest = await split(stream, Head)
     base = base_of(head.base) if head.base else None
-    known = delta.stored(base) if base is not None else {}
+    known = kept_sums.stored(base) if base is not None else {}
     if base is not None:
         await asyncio.to_thread(_link_all, base, part, head.keep)
     patcher = delta.Patcher(part, base, known)
