@@ -55,7 +55,11 @@ class Registry(http.server.BaseHTTPRequestHandler):
             path += str(len(self.uploads))
         self.uploads[path] = self.uploads.get(path, b"") + body
         digest = parse_qs(urlsplit(self.path).query).get("digest", [""])[0]
-        where = {"Location": path, "Docker-Upload-UUID": path.rpartition("/")[2], "Range": "0-0"}
+        where = {
+            "Location": path,
+            "Docker-Upload-UUID": path.rpartition("/")[2],
+            "Range": f"0-{max(len(self.uploads[path]) - 1, 0)}",
+        }
         if self.command == "PUT":
             self.blobs[digest] = self.uploads[path]
             self._answer(201, b"", where | {"Docker-Content-Digest": digest})

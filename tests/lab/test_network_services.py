@@ -379,6 +379,34 @@ def _replies(log: Path, address: str) -> list[float]:
     return [0.0, *sorted(float(words[1]) for words in lines if len(words) == 2 and words[0] == address)]
 
 
+def test_names_go_on_while_a_host_has_no_daemon(world: Cluster) -> None:
+    """A container asks as ever; the engine's own socket is the way in, since its host has no gateway either."""
+    world.docker("network", "create", "known")
+    world.run("far", "--network", "known", host="h1", command="exec sleep 100000")
+    world.run("near", "--network", "known", host="h2", command="exec sleep 100000")
+    host, ip = world.lab.host("h2"), _address(world, "far")
+    ask = ["docker", "-H", f"unix://{host.docker_socket}", "exec", "near", "nslookup", "-type=a", "far"]
+
+    def known() -> bool:
+        return ip in host.exec(ask, check=False).stdout
+
+    wait_until(known, "the name", deadline_s=DEADLINE_S, poll_s=0.2)
+    time.sleep(2.0)  # longer than a daemon takes to note a name for its deputy
+    pid = host.pid_of("drover")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: host.pid_of("drover") is None, "the end of the daemon", deadline_s=DEADLINE_S)
+    wait_until(known, "the name without a daemon", deadline_s=DEADLINE_S, poll_s=0.2)
+    assert host.pid_of("drover") is None
+    cluster.start_daemon(host)
+    cluster.wait_for_gateway(host)
+    again = ("exec", "near", "nslookup", "-type=a", "far")
+    wait_until(lambda: ip in world.docker(*again, check=False), "the name from the next daemon", deadline_s=DEADLINE_S)
+    world.docker("rm", "-f", "far", "near")
+    world.docker("network", "rm", "known")
+    world.wait_for_health()
+
+
 def test_trouble_leaves_the_tables_right(world: Cluster) -> None:
     world.run("steady", "-p", "8081:80", "--restart", "always")
     dice = random.Random(4)

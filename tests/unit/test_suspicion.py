@@ -96,6 +96,17 @@ def test_nothing_new_goes_to_a_suspect_host() -> None:
     assert "its daemon has ended" in chosen.reasons["h3"]
 
 
+def test_a_host_with_a_new_lease_is_a_target_though_its_last_suspicion_is_still_there() -> None:
+    """A record of an older session says nothing of the daemon that there is now."""
+    old = put("suspects/h2", r.Suspect(host="h2", session="an older one", closed=True, at=NOW))
+    cluster = three(*(running(number, f"web{number}") for number in range(1, 5))).apply(99, [old])
+    [change] = suspected(cluster, "h3", True, NOW).changes
+    assert isinstance(change.record, r.Suspect)
+    assert set(change.record.targets.values()) == {"h1", "h2"}
+    at_once = replacements(cluster.apply(100, [change]), NOW)
+    assert {one.target for one in at_once} == {"h1", "h2"}
+
+
 # -- what is replaced at once ------------------------------------------------------------------------------------------
 
 
@@ -272,6 +283,16 @@ def test_a_daemon_that_was_never_heard_is_starting() -> None:
         await asyncio.sleep(10)
         assert ear.attempts > 5
         assert mirror.cluster.suspects == {}
+
+    listening(scene)
+
+
+def test_a_leader_that_was_suspect_itself_ends_that_and_so_does_nobody_else() -> None:
+    async def scene(ear: Ear, mirror: Mirror, store: Any) -> None:
+        session = mirror.cluster.alive["h1"].session
+        await store.commit([put("suspects/h1", r.Suspect(host="h1", session=session, closed=False, at=NOW))])
+        await mirror.until(lambda now: "h1" in now.suspects, 5.0, "the suspicion")
+        await mirror.until(lambda now: not now.suspects, 10.0, "its end")
 
     listening(scene)
 

@@ -130,7 +130,8 @@ class Suspicions:
             await asyncio.sleep(SURE_S)
 
     async def _clear(self) -> None:
-        await self._write(lambda now: cleared(now, self._heard))
+        """Who led before may have suspected this host: that it leads says that it lives."""
+        await self._write(lambda now: cleared(now, {*self._heard, self._host}))
 
     async def _suspect(self, host: str, closed: bool) -> None:
         await self._write(lambda now: suspected(now, host, closed, self._now(), self._successor))

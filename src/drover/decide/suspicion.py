@@ -45,7 +45,7 @@ def suspected(cluster: Cluster, host: str, closed: bool, now: float, successor: 
         return Suspicion()
     if known is not None and known.session == alive.session and known.closed >= closed:
         return Suspicion()
-    found = relocations(_without(cluster, {*cluster.suspects, host}), now, successor).relocations
+    found = relocations(_without(cluster, {*_suspects(cluster), host}), now, successor).relocations
     targets = {one.container: one.target for one in found if one.source == host}
     record = r.Suspect(host=host, session=alive.session, closed=closed, at=now, targets=targets)
     key = r.key("suspects", host)
@@ -72,10 +72,10 @@ def _is_over(cluster: Cluster, suspect: r.Suspect) -> bool:
 def replacements(cluster: Cluster, now: float, successor: Successor = no_replica) -> list[Relocation]:
     """The containers that hold nothing, of hosts whose daemon has ended: each is placed elsewhere, in a commit that
     expects the suspicion to be what it is."""
-    closed = {host for host, one in cluster.suspects.items() if one.closed and host in cluster.alive}
+    closed = {host for host in _suspects(cluster) if cluster.suspects[host].closed}
     if not closed:
         return []
-    found = relocations(_without(cluster, cluster.suspects), now, successor).relocations
+    found = relocations(_without(cluster, _suspects(cluster)), now, successor).relocations
     return [_expecting(cluster, one) for one in found if one.source in closed and _holds_nothing(cluster, one)]
 
 
@@ -88,6 +88,12 @@ def _holds_nothing(cluster: Cluster, one: Relocation) -> bool:
 def _expecting(cluster: Cluster, one: Relocation) -> Relocation:
     keys = [*one.expect, r.key("suspects", one.source)]
     return msgspec.structs.replace(one, expect={key: cluster.version(key) for key in keys})
+
+
+def _suspects(cluster: Cluster) -> list[str]:
+    """The hosts that are suspect in the session that they are in: an older record says nothing of a new daemon."""
+    alive = cluster.alive
+    return [host for host, one in cluster.suspects.items() if host in alive and alive[host].session == one.session]
 
 
 def _without(cluster: Cluster, hosts: Iterable[str]) -> Cluster:
