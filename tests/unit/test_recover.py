@@ -231,9 +231,13 @@ def test_nowhere_to_go_gives_one_reason_per_host() -> None:
 
 
 def test_a_host_that_has_the_image_is_taken_before_one_that_has_not() -> None:
-    cluster = h3_lost(running(1, "db"), running(2, "web", "h1"))
-    assert only(cluster).target == "h1"
-    assert only(cluster).changes[0].record.reasons["h2"] == "does not have the image yet"  # type: ignore[union-attr]
+    more = [host(f"h{number}") for number in range(4, 9)]
+    have = {"h1", "h4", "h5"}
+    cluster = h3_lost(*more, running(1, "db"), *(running(int(one[1:]) + 10, f"web{one}", one) for one in have))
+    one = only(cluster)
+    assert one.target in have
+    reasons = one.changes[0].record.reasons  # type: ignore[union-attr]
+    assert {name for name, why in reasons.items() if why == "does not have the image yet"} == {"h2", "h6", "h7", "h8"}
 
 
 def test_a_commit_rests_on_the_lost_lease_and_on_every_record_it_was_decided_on() -> None:

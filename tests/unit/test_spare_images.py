@@ -12,7 +12,7 @@ from drover.model import records as r
 from drover.model.cluster import Change, put
 
 APP = "sha256:app"
-HOSTS = ("h1", "h2", "h3")
+HOSTS = ("h1", "h2", "h3", "h4")
 
 
 def using(number: int, on: str, desired: r.Desired = "running", **facts: Any) -> list[Change]:
@@ -25,16 +25,18 @@ def keepers(cluster: Any) -> list[str]:
     return [name for name in HOSTS if spares(cluster, name)]
 
 
-def test_an_image_of_one_host_gets_one_spare_under_the_name_it_was_asked_for() -> None:
+def test_an_image_of_one_host_gets_spares_under_the_name_it_was_asked_for() -> None:
     cluster = world(*map(host, HOSTS), using(1, "h3"))
-    [keeper] = keepers(cluster)
-    assert keeper != "h3"
-    assert spares(cluster, keeper) == (Spare(APP, "app:1", cid(1)),)
-    assert image_hosts(cluster, [APP]) == {APP: {"h3", keeper}}
+    kept = keepers(cluster)
+    assert len(kept) == COPIES - 1
+    assert "h3" not in kept
+    assert spares(cluster, kept[0]) == (Spare(APP, "app:1", cid(1)),)
+    assert image_hosts(cluster, [APP]) == {APP: {"h3", *kept}}
 
 
-def test_an_image_that_two_hosts_have_needs_no_spare() -> None:
-    assert keepers(world(*map(host, HOSTS), using(1, "h3"), using(2, "h1"))) == []
+def test_an_image_that_enough_hosts_have_needs_no_spare() -> None:
+    assert keepers(world(*map(host, HOSTS), using(1, "h3"), using(2, "h1"), using(3, "h2"))) == []
+    assert len(keepers(world(*map(host, HOSTS), using(1, "h3"), using(2, "h1")))) == 1
 
 
 @pytest.mark.parametrize("desired", ["created", "stopped", "removed"])
@@ -44,10 +46,10 @@ def test_an_image_that_nothing_should_run_on_is_not_spread(desired: r.Desired) -
 
 def test_after_a_death_the_spare_is_where_it_was_and_another_one_is_made() -> None:
     before = world(*map(host, HOSTS), using(1, "h3"))
-    [keeper] = keepers(before)
+    kept = keepers(before)
     after = without(before, r.key("alive", "h3"))
-    assert image_hosts(after, [APP]) == {APP: {keeper}}
-    assert keepers(after) == ["h1", "h2"]
+    assert image_hosts(after, [APP]) == {APP: set(kept)}
+    assert keepers(after) == ["h1", "h2", "h4"]
 
 
 @pytest.mark.parametrize("fields", [{"state": "silent"}, {"scheduling": "drain"}, {"state": "lost"}])

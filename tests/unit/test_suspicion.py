@@ -99,7 +99,8 @@ def test_nothing_new_goes_to_a_suspect_host() -> None:
 def test_a_host_with_a_new_lease_is_a_target_though_its_last_suspicion_is_still_there() -> None:
     """A record of an older session says nothing of the daemon that there is now."""
     old = put("suspects/h2", r.Suspect(host="h2", session="an older one", closed=True, at=NOW))
-    cluster = three(*(running(number, f"web{number}") for number in range(1, 5))).apply(99, [old])
+    here = (running(number, f"web{number}", body={"HostConfig": {"NetworkMode": "none"}}) for number in range(1, 5))
+    cluster = three(*here).apply(99, [old])
     [change] = suspected(cluster, "h3", True, NOW).changes
     assert isinstance(change.record, r.Suspect)
     assert set(change.record.targets.values()) == {"h1", "h2"}

@@ -6,9 +6,11 @@ missing ones are chosen by rendezvous: each (image, host) pair has a fixed rando
 win. So every host comes to the same choice alone, and the choice for an image changes only if a chosen host goes.
 
     hosts alive with a container of it    spares
-    two or more                           none
-    one                                   the host with the lowest weight among the others
-    none (they died)                      the two hosts with the lowest weights
+    three or more                         none
+    fewer                                 as many of the others as are missing, those with the lowest weights
+
+Three, so that two are left when one dies: what ran there is brought back at once by those that have the image, and one
+host alone would get all of it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import parse_spec
 
-COPIES = 2
+COPIES = 3
 
 
 class Spare(msgspec.Struct, frozen=True):
