@@ -8,7 +8,8 @@ from cluster_factory import GIB, cid, container, host, host_config, wanted, worl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drover.decide.schedule import Chosen, place
+from drover.decide.choice import Chosen
+from drover.decide.schedule import place
 from drover.decide.views import HostViews
 from drover.errors import NoPlacement
 from drover.model import records as r

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from cluster_factory import GIB, composed, container, env, host, host_config, three, wanted, world
 
-from drover.decide.schedule import NAMED_HOSTS, REASONED_HOSTS, place
+from drover.decide.choice import NAMED_HOSTS, REASONED_HOSTS
+from drover.decide.schedule import place
 from drover.errors import NoPlacement
 from drover.model import records as r
 from drover.model.cluster import Change, put
@@ -30,21 +31,21 @@ RANKED: list[tuple[str, list[Change], dict[str, Any], str, str]] = [
         ],
         composed("p", "web", 3),
         "h2",
-        "h2 runs 0 containers of p/web; the next best, h3, runs 1 container of p/web",
+        "h2 runs 0 containers of p/web; the next best, h1, runs 1 container of p/web",
     ),
     (
         "a soft constraint before an even spread",
         container(1, "a", "h2"),
         env("constraint:host==~h2"),
         "h2",
-        "h2 meets every soft constraint; the next best, h3, leaves 1 soft constraint unmet",
+        "h2 meets every soft constraint; the next best, h1, leaves 1 soft constraint unmet",
     ),
     (
         "two soft wishes before one",
         container(1, "a", "h2"),
         env("constraint:host==~h1", "affinity:container==~a", "affinity:container!=~b", "constraint:host!=~h1"),
         "h2",
-        "h2 leaves 1 soft constraint unmet; the next best, h3, leaves 2 soft constraints unmet",
+        "h2 leaves 1 soft constraint unmet; the next best, h1, leaves 2 soft constraints unmet",
     ),
     (
         "the most free memory",

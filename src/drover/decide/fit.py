@@ -94,6 +94,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """The host labels to spread over, `;` between them: of `drover.spread`, else `zone` where hosts have it."""
     crowds: Mapping[str, int] = {}
     """How crowded with its family each host's zone is, where the label `drover.spread` names labels to spread over."""
+    tainted: bool = True
+    """Whether any host has a taint."""
 
 
 Filter = Callable[[HostView, Question], str | None]
@@ -102,8 +104,22 @@ Filter = Callable[[HostView, Question], str | None]
 def question(
     cluster: Cluster, views: HostViews, wanted: Wanted, image_hosts: frozenset[str], bring_volumes: bool = False
 ) -> Question:
-    """Work out once what the filters and the ranking need. The container itself, where it is placed already, and
-    the one it replaces count as gone."""
+    """Work out once what the filters and the ranking need."""
+    asked = bare_question(cluster, views, wanted, image_hosts, bring_volumes)
+    hosts = asked.views.hosts.values()
+    return msgspec.structs.replace(
+        asked,
+        spread=spread_over(wanted, any(ZONE in view.labels for view in hosts)),
+        crowds=crowds(asked.views, wanted),
+        tainted=any(view.taints for view in hosts),
+    )
+
+
+def bare_question(
+    cluster: Cluster, views: HostViews, wanted: Wanted, image_hosts: frozenset[str], bring_volumes: bool
+) -> Question:
+    """All but what takes a look at every host. The container itself, where it is placed already, and the one it
+    replaces count as gone."""
     brought = tuple(_unused(cluster, wanted)) if bring_volumes else ()
     replaced = views.slots.get(wanted.slot) if wanted.slot else None
     for gone in filter(None, {wanted.id, replaced}):
@@ -119,8 +135,6 @@ def question(
         image_hosts=image_hosts,
         replaced=(cluster.host_of(replaced) if replaced and replaced != wanted.id else None) or "",
         packed=_packed(cluster, wanted),
-        spread=_spread(views, wanted),
-        crowds=crowds(views, wanted),
     )
 
 
@@ -338,19 +352,28 @@ def _crowd(view: HostView, asked: Question) -> str | None:
     return f"runs {have} of {asked.family}, and may run {text}" if have >= int(text) else None
 
 
-def _spread(views: HostViews, wanted: Wanted) -> str:
-    zoned = any(ZONE in view.labels for view in views.hosts.values())
+def spread_over(wanted: Wanted, zoned: bool) -> str:
+    """The host labels to spread over. `zoned`: whether any host has the label `zone`."""
     return wanted.spec.labels.get(SPREAD_LABEL, ZONE if zoned else "")
+
+
+def spread_keys(spread: str) -> tuple[str, ...]:
+    return tuple(key for key in spread.split(";") if key)
+
+
+def zone_of(view: HostView, key: str) -> str | None:
+    """What a host has for a label to spread over."""
+    return view.labels.get(key) or fact(view, key)
 
 
 def crowds(views: HostViews, wanted: Wanted) -> dict[str, int]:
     """Host to how many containers of the family run on hosts with the same value of the label to spread over. With
     several labels (`zone;rack`) the first counts most. Empty where none is asked for."""
-    keys = [key for key in _spread(views, wanted).split(";") if key]
+    keys = spread_keys(spread_over(wanted, any(ZONE in view.labels for view in views.hosts.values())))
     found = dict.fromkeys(views.hosts, 0) if keys else {}
     family = wanted.family
     for key in keys:
-        where = {name: view.labels.get(key) or fact(view, key) for name, view in views.hosts.items()}
+        where = {name: zone_of(view, key) for name, view in views.hosts.items()}
         sums = dict.fromkeys(where.values(), 0)
         for name, view in views.hosts.items():
             sums[where[name]] += view.families.get(family, 0)
@@ -376,7 +399,7 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
 )
 
 IDLE: Mapping[str, Callable[[Question], bool]] = {
-    "taint": lambda asked: not any(view.taints for view in asked.views.hosts.values()),
+    "taint": lambda asked: not asked.tainted,
     "constraint": lambda asked: not asked.wanted.spec.constraints,
     "platform": lambda asked: not asked.wanted.platform,
     "near": lambda asked: not asked.pins,
@@ -390,3 +413,5 @@ IDLE: Mapping[str, Callable[[Question], bool]] = {
     "crowd": lambda asked: MAX_PER_HOST_LABEL not in asked.wanted.spec.labels,
 }
 """Filters that refuse no host where this is true of what is asked: on a large cluster they need not be tried."""
+BY_HOST = ("member", "drain", "taint", "constraint", "platform", "device", "disk", "memory", "cpu")
+"""Filters whose answer depends on the host and on the container's `decide.field.Shape` only."""

@@ -10,12 +10,14 @@ disk         a disk that is not nearly full
 containers   fewer containers that hold resources (`drover.strategy=binpack`: more, and no spreading before that)
 image        a host that has the image (so an image never makes a spread uneven)
 memory       more free memory
-tie          the smaller hash of container id and host name: arbitrary, but the same for everybody
+tie          hosts sit on a circle by the hashes of their names: the first one from the hash of the container's id on;
+             arbitrary, but the same for everybody, and found among sorted hosts without looking at all of them
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from heapq import nsmallest
 
@@ -28,6 +30,7 @@ from drover.decide.views import HostView
 Measure = Callable[[HostView, Question], int]
 """Smaller is better."""
 Says = Callable[[HostView, Question], str]
+CIRCLE = 2**64
 
 
 class Criterion(msgspec.Struct, frozen=True):
@@ -52,13 +55,12 @@ def live_criteria(asked: Question) -> list[Criterion]:
     return [criterion for criterion in CRITERIA if criterion.live(asked)]
 
 
-def score(view: HostView, asked: Question, criteria: Sequence[Criterion] | None = None) -> Scored:
-    """`criteria`: those that can tell hosts apart, if they were worked out already."""
-    criteria = live_criteria(asked) if criteria is None else criteria
+def score(view: HostView, asked: Question, criteria: Sequence[Criterion]) -> Scored:
+    """`criteria`: those that can tell hosts apart."""
     return Scored(view, tuple([criterion.measure(view, asked) for criterion in criteria]))
 
 
-def first_two(scored: list[Scored], asked: Question) -> list[Scored]:
+def first_two(scored: Sequence[Scored], asked: Question) -> list[Scored]:
     """The best host and its nearest rival (one host alone has none); the order of `scored` does not matter."""
     least = min(one.measures for one in scored)
     equals = [one for one in scored if one.measures == least]
@@ -67,33 +69,39 @@ def first_two(scored: list[Scored], asked: Question) -> list[Scored]:
     return nsmallest(2, equals, key=lambda one: _draw(asked.wanted.id, one.view.name))
 
 
-def rejected(winner: Scored, other: Scored, asked: Question) -> str:
-    """Why `other` fits and was not taken, as what follows its name."""
-    says = _deciding(winner, other, asked)
+def rejected(winner: Scored, other: Scored, asked: Question, criteria: Sequence[Criterion]) -> str:
+    """Why `other` fits and was not taken, as what follows its name. `criteria`: those that both were measured by."""
+    says = _deciding(winner, other, criteria)
     if says is None:
         return f"fits as well as {winner.view.name}; a hash of the container's id decided"
     return f"fits, but {says(other.view, asked)}; {winner.view.name} {says(winner.view, asked)}"
 
 
-def chosen(winner: Scored, rival: Scored | None, asked: Question) -> str:
+def chosen(winner: Scored, rival: Scored | None, asked: Question, criteria: Sequence[Criterion]) -> str:
     """Why `winner` was taken, by what told it from its nearest rival; a whole sentence."""
     name = winner.view.name
     if rival is None:
         return f"{name} is the only host that can take it"
-    says = _deciding(winner, rival, asked)
+    says = _deciding(winner, rival, criteria)
     if says is None:
         return f"{name} is as good as {rival.view.name}; a hash of the container's id decided"
     return f"{name} {says(winner.view, asked)}; the next best, {rival.view.name}, {says(rival.view, asked)}"
 
 
-def _deciding(winner: Scored, other: Scored, asked: Question) -> Says | None:
+def _deciding(winner: Scored, other: Scored, criteria: Sequence[Criterion]) -> Says | None:
     """What the first criterion says by which `winner` is better than `other`; None if they are equals."""
-    rows = zip(live_criteria(asked), winner.measures, other.measures, strict=True)
+    rows = zip(criteria, winner.measures, other.measures, strict=True)
     return next((criterion.says for criterion, mine, its in rows if mine < its), None)
 
 
-def _draw(container: str, host: str) -> tuple[bytes, str]:
-    return blake2b(f"{container} {host}".encode(), digest_size=8).digest(), host
+@lru_cache(maxsize=16_384)
+def point(name: str) -> int:
+    """Where a host's name or a container's id is on the circle."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def _draw(container: str, host: str) -> tuple[int, str]:
+    return (point(host) - point(container)) % CIRCLE, host
 
 
 def _replace(view: HostView, asked: Question) -> int:
@@ -185,3 +193,5 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion("image", _image, _says_image, lambda asked: bool(asked.image_hosts)),
     Criterion("memory", _memory, _says_memory),
 )
+AFTER_FAMILY: tuple[Criterion, ...] = CRITERIA[[one.name for one in CRITERIA].index("family") + 1 :]
+"""Those that are the same for containers of every family (`decide.field`)."""

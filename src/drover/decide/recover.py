@@ -27,13 +27,14 @@ from contextlib import suppress
 
 import msgspec
 
+from drover.decide.board import Board
+from drover.decide.choice import Chosen
 from drover.decide.claims import addresses_of, ports_of
 from drover.decide.fence import wants_restart
 from drover.decide.health import host_state
 from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED
 from drover.decide.prepared import prepared_at
-from drover.decide.schedule import Chosen, place
 from drover.decide.sentences import instant
 from drover.decide.spare_images import image_hosts
 from drover.decide.steps import Wait
@@ -96,24 +97,46 @@ class _Scene(msgspec.Struct, frozen=True, kw_only=True):
     moving: Mapping[str, r.Container]
     images: Mapping[str, frozenset[str]]
     claims: Mapping[str, Mapping[str, r.Address | r.Port]]
+    left: Mapping[str, Sequence[r.Container]]
+    """What is on each lost host, running or not."""
+
+
+class _Boards:
+    """Where containers are placed: all hosts, and for each image those that have it. What is placed counts on both."""
+
+    def __init__(self, views: HostViews) -> None:
+        self.all = Board(views)
+        self._having: dict[frozenset[str], Board] = {}
+
+    def having(self, hosts: frozenset[str]) -> Board:
+        """Of the hosts that have an image."""
+        if hosts not in self._having:
+            self._having[hosts] = self.all.part(hosts)
+        return self._having[hosts]
+
+    def put(self, host: str, container: r.Container) -> None:
+        spec = parse_spec(container.body)
+        for board in (self.all, *self._having.values()):
+            if host in board:
+                board.put(host, container.id, container.name, spec)
 
 
 def relocations(cluster: Cluster, now: float, successor: Successor = no_replica) -> Recovery:
     """The verdicts on all containers of lost hosts. Pure; `now` is in seconds since the Unix epoch, and decides about
     patience only."""
     scene = _scene(cluster, now, successor)
-    views = kept(cluster) if scene.moving else HostViews({})
+    boards = _Boards(kept(cluster) if scene.moving else HostViews({}))
     found: list[Relocation] = []
     later: dict[str, _Later] = {}
     written: set[str] = set()
     for container in scene.moving.values():
-        verdict = _verdict(scene, views, container)
+        verdict = _verdict(scene, boards, container)
         if isinstance(verdict, _Later):
             later[container.id] = verdict
         elif written.isdisjoint(change.key for change in verdict.changes):
             found.append(verdict)
             written.update(change.key for change in verdict.changes)
-            views = views.with_container(verdict.target, container.id, container.name, parse_spec(container.body))
+            boards.put(verdict.target, container)
         else:
             later[container.id] = _Later("waits for another container that uses the same volume to be placed")
     waits = tuple(Wait(f"container/{one}", verdict.why) for one, verdict in later.items())
@@ -125,12 +148,14 @@ def obstacle(cluster: Cluster, container: str, now: float, successor: Successor 
     scene = _scene(cluster, now, successor)
     if container not in scene.moving:
         return ""
-    verdict = _verdict(scene, kept(cluster), scene.moving[container])
+    verdict = _verdict(scene, _Boards(kept(cluster)), scene.moving[container])
     return verdict.why if isinstance(verdict, _Later) else f"is about to be placed on {verdict.target}"
 
 
 def _scene(cluster: Cluster, now: float, successor: Successor) -> _Scene:
-    moving = {container.id: container for container in displaced(cluster)}
+    lost = lost_hosts(cluster)
+    left = _on(cluster, lost)
+    moving = {container.id: container for container in _running(left)}
     claims: dict[str, dict[str, r.Address | r.Port]] = {one: {} for one in moving}
     tables: list[tuple[str, Mapping[str, r.Address] | Mapping[str, r.Port]]] = [
         ("addresses", cluster.addresses),
@@ -144,10 +169,11 @@ def _scene(cluster: Cluster, now: float, successor: Successor) -> _Scene:
         cluster=cluster,
         now=now,
         successor=successor,
-        lost=lost_hosts(cluster),
+        lost=lost,
         moving=moving,
         images=image_hosts(cluster, {container.image_id for container in moving.values()}),
         claims=claims,
+        left=left,
     )
 
 
@@ -170,16 +196,24 @@ def lost_hosts(cluster: Cluster) -> frozenset[str]:
 
 def displaced(cluster: Cluster) -> list[r.Container]:
     """The containers of lost hosts that should run, in the order of their creation."""
-    lost = lost_hosts(cluster)
-    if not lost:
-        return []
-    ids = [placement.container for placement in cluster.placements.values() if placement.host in lost]
-    records = [cluster.containers[one] for one in ids if one in cluster.containers]
-    running = [record for record in records if record.desired == "running"]
+    return _running(_on(cluster, lost_hosts(cluster)))
+
+
+def _on(cluster: Cluster, hosts: frozenset[str]) -> Mapping[str, Sequence[r.Container]]:
+    """What is placed on each of some hosts."""
+    found: dict[str, list[r.Container]] = {host: [] for host in hosts}
+    for placement in cluster.placements.values() if hosts else ():
+        if placement.host in found and placement.container in cluster.containers:
+            found[placement.host].append(cluster.containers[placement.container])
+    return found
+
+
+def _running(left: Mapping[str, Sequence[r.Container]]) -> list[r.Container]:
+    running = [record for records in left.values() for record in records if record.desired == "running"]
     return sorted(running, key=lambda record: (record.created_at, record.id))
 
 
-def _verdict(scene: _Scene, views: HostViews, container: r.Container) -> Relocation | _Later:
+def _verdict(scene: _Scene, boards: _Boards, container: r.Container) -> Relocation | _Later:
     """The module's table, first match."""
     cluster, spec = scene.cluster, parse_spec(container.body)
     source = cluster.placements[container.id].host
@@ -192,7 +226,7 @@ def _verdict(scene: _Scene, views: HostViews, container: r.Container) -> Relocat
     try:
         wanted = wanted_again(cluster, container)
         return _moved_first(scene, wanted, source) or _relocation(
-            scene, container, _placed(scene, views, wanted, container, passing), passing
+            scene, container, _placed(scene, boards, wanted, container, passing), passing
         )
     except DroverError as error:
         return _Later(error.message)
@@ -255,29 +289,39 @@ def _moved_first(scene: _Scene, wanted: Wanted, source: str) -> _Later | None:
     return None
 
 
-def _placed(scene: _Scene, views: HostViews, wanted: Wanted, container: r.Container, passing: list[Change]) -> Chosen:
+def _placed(scene: _Scene, boards: _Boards, wanted: Wanted, container: r.Container, passing: list[Change]) -> Chosen:
     """The host where it was made ready; else the best among those that have the image already; where none of them fits,
     among all."""
-    cluster = scene.cluster.apply(scene.cluster.revision, passing) if passing else scene.cluster
+    cluster = _as_passed(scene.cluster, passing) if passing else scene.cluster
     have = scene.images.get(container.image_id, frozenset())
-    having = {name: view for name, view in views.hosts.items() if name in have}
-    lacking = {name: "does not have the image yet" for name in views.hosts if name not in having}
     ready = prepared_at(cluster, container.id, cluster.placements[container.id].host)
-    try:
-        if ready in views.hosts:
-            with suppress(NoPlacement):
-                only = msgspec.structs.replace(views, hosts={ready: views.hosts[ready]})
-                chosen = place(cluster, wanted, image_hosts=have, views=only)
-                others = {name: f"{ready} was ready for it" for name in views.hosts if name != ready}
-                return msgspec.structs.replace(chosen, reasons={**others, **_lost_reasons(scene, others)})
-        chosen = place(cluster, wanted, image_hosts=have, views=msgspec.structs.replace(views, hosts=having))
-    except NoPlacement:
-        return place(cluster, wanted, image_hosts=have, views=views)
-    return msgspec.structs.replace(chosen, reasons={**lacking, **_lost_reasons(scene, lacking), **chosen.reasons})
+    for hosts, why in ((frozenset([ready]), f"{ready} was ready for it"), (have, "does not have the image yet")):
+        with suppress(NoPlacement):
+            chosen = boards.having(hosts).place(cluster, wanted, image_hosts=have)
+            return msgspec.structs.replace(chosen, reasons=dict(_reasons(scene, boards, chosen, hosts, why)))
+    return boards.all.place(cluster, wanted, image_hosts=have)
 
 
-def _lost_reasons(scene: _Scene, names: Iterable[str]) -> dict[str, str]:
-    return {name: host_state(scene.cluster, name).says for name in names if name in scene.lost}
+def _as_passed(cluster: Cluster, passing: list[Change]) -> Cluster:
+    """The picture with the volumes as another host takes them over. Placing asks for no versions: they stay."""
+    volumes = {
+        **cluster.volumes,
+        **{one.record.name: one.record for one in passing if isinstance(one.record, r.Volume)},
+    }
+    return Cluster(cluster.revision, {**cluster.tables, "volumes": volumes}, cluster.versions)
+
+
+def _reasons(
+    scene: _Scene, boards: _Boards, chosen: Chosen, asked: frozenset[str], why: str
+) -> Iterator[tuple[str, str]]:
+    """Why not each of the first hosts by name; `why`: of those that were not even asked."""
+    for name in boards.all.first(chosen.host):
+        if name in asked:
+            yield name, chosen.reasons[name]
+        elif name in scene.lost:
+            yield name, host_state(scene.cluster, name).says
+        else:
+            yield name, why
 
 
 def _relocation(scene: _Scene, container: r.Container, chosen: Chosen, passing: list[Change]) -> Relocation:
@@ -313,8 +357,7 @@ def _users(scene: _Scene, source: str, passing: list[Change]) -> list[r.Containe
     """The containers of a lost host that are not to be started elsewhere, and use a volume that passes."""
     names = {change.record.name for change in passing if isinstance(change.record, r.Volume)}
     cluster = scene.cluster
-    here = [one for one, placement in cluster.placements.items() if names and placement.host == source]
-    found = [cluster.containers[one] for one in here if one in cluster.containers]
+    found = scene.left.get(source, ()) if names else ()
     records = [(record, parse_spec(record.body)) for record in found]
     return [
         record

@@ -42,7 +42,7 @@ def spares(cluster: Cluster, host: str) -> tuple[Spare, ...]:
     """The images that `host` keeps though no container of its own needs them, in image order."""
     able = _able(cluster)
     users = _users(cluster)
-    wanted = [image for image in users if host in _chosen(cluster, users[image], image, able)]
+    wanted = [image for image in users if host in _chosen(_havers(cluster, users[image]), image, able)]
     return tuple(_spare(users[image][0], image) for image in sorted(wanted))
 
 
@@ -55,10 +55,8 @@ def image_hosts(cluster: Cluster, images: Collection[str]) -> dict[str, frozense
     for container in cluster.containers.values():
         if container.image_id in users:
             users[container.image_id].append(container)
-    return {
-        image: (_havers(cluster, using) | _chosen(cluster, using, image, before)) & able
-        for image, using in users.items()
-    }
+    havers = {image: _havers(cluster, using) for image, using in users.items()}
+    return {image: (have | _chosen(have, image, before)) & able for image, have in havers.items()}
 
 
 def _able(cluster: Cluster) -> frozenset[str]:
@@ -80,9 +78,9 @@ def _havers(cluster: Cluster, users: list[r.Container]) -> frozenset[str]:
     return frozenset(facts.host for facts in seen if facts is not None and facts.engine_id)
 
 
-def _chosen(cluster: Cluster, users: list[r.Container], image: str, able: frozenset[str]) -> frozenset[str]:
+def _chosen(havers: frozenset[str], image: str, able: frozenset[str]) -> frozenset[str]:
     """The hosts that keep spares: as many as are missing, by weight."""
-    have = _havers(cluster, users) & able
+    have = havers & able
     if len(have) >= COPIES:
         return frozenset()
     others = sorted(able - have, key=lambda host: _weight(image, host))
