@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from cluster_factory import cid, composed, container, host, port_claim, world
 
-from drover.decide.kept_views import changed, kept
+from drover.decide.kept_views import kept
 from drover.decide.views import HostViews
 from drover.model import records as r
 from drover.model.cluster import Change, delete, put
+from drover.model.table import changed
 
 HOSTS = ("h1", "h2", "h3")
 

@@ -1,8 +1,8 @@
 """`plan(cluster, wanted)`: what a deployment would change, where, and why, before anything does.
 
 Theory of operation. The same pure functions that act later are asked now: which slots there are, what a container is
-made of, and `schedule.place` for each container that would be made, one after the other on views that are kept up to
-date. Which hosts have an image is not known here: it only ever decides between equals.
+made of, and a `Board` for each container that would be made, one after the other. Which hosts have an image is not
+known here: it only ever decides between equals.
 
     change      when
     create      network, volume or container that is not there
@@ -21,8 +21,8 @@ import msgspec
 from drover.decide.app_actions import Make, make
 from drover.decide.app_changes import same
 from drover.decide.apps import Instance, by_service, instances, wanted_slots
-from drover.decide.schedule import place
-from drover.decide.views import HostViews
+from drover.decide.board import Board
+from drover.decide.kept_views import kept
 from drover.decide.wanted import wanted_of
 from drover.errors import DroverError
 from drover.model.apps import HASH_LABEL, NUMBER_LABEL, SLOT_LABEL, Resource, Service
@@ -57,10 +57,9 @@ def plan(cluster: Cluster, wanted: App) -> Plan:
     grouped = by_service(instances(cluster, wanted.name))
     entries = [*_resources(cluster, wanted), *_gone(wanted, grouped)]
     scene = cluster.apply(cluster.revision, _as_if_made(cluster, wanted))
-    views = HostViews.of(cluster)
+    board = Board(kept(cluster))
     for name, service in wanted.services.items():
-        found, views = _service(scene, views, wanted, name, service, grouped.get(name, {}))
-        entries += found
+        entries += _service(scene, board, wanted, name, service, grouped.get(name, {}))
     unchanged = current is not None and same(current, wanted) and all(one.change == "keep" for one in entries)
     return Plan(wanted.name, unchanged, tuple(entries))
 
@@ -118,38 +117,34 @@ def _as_if_made(cluster: Cluster, wanted: App) -> list[Change]:
 
 
 def _service(
-    cluster: Cluster, views: HostViews, app: App, name: str, service: Service, have: dict[str, list[Instance]]
-) -> tuple[list[Entry], HostViews]:
+    cluster: Cluster, board: Board, app: App, name: str, service: Service, have: dict[str, list[Instance]]
+) -> list[Entry]:
     if service.schedule is not None:
         why = f"runs at {service.schedule.cron} ({service.schedule.timezone})"
-        return [Entry(change="keep", kind="job", name=f"{app.name}-{name}", why=why)], views
-    entries: list[Entry] = []
+        return [Entry(change="keep", kind="job", name=f"{app.name}-{name}", why=why)]
     slots = wanted_slots(cluster, service, have)
-    for slot in slots:
-        entry, views = _slot(cluster, views, app, name, service, slot, have.get(slot, []))
-        entries.append(entry)
+    entries = [_slot(cluster, board, app, name, service, slot, have.get(slot, [])) for slot in slots]
     over = [one for slot, many in have.items() if slot not in slots for one in many]
     why = f"{name} has fewer containers then"
     entries += [
         Entry(change="remove", kind="container", name=one.container.name, host=one.host, why=why) for one in over
     ]
-    return entries, views
+    return entries
 
 
 def _slot(
-    cluster: Cluster, views: HostViews, app: App, name: str, service: Service, slot: str, many: list[Instance]
-) -> tuple[Entry, HostViews]:
+    cluster: Cluster, board: Board, app: App, name: str, service: Service, slot: str, many: list[Instance]
+) -> Entry:
     wanted = make(app, name, service, slot)
     fresh = next((one for one in many if one.hash == service.hash), None)
     if fresh is not None:
-        return Entry(change="keep", kind="container", name=fresh.container.name, host=fresh.host), views
+        return Entry(change="keep", kind="container", name=fresh.container.name, host=fresh.host)
     change, why = ("update", f"{_differences(many[-1], wanted)}; {service.update.order}; ") if many else ("create", "")
     try:
-        host, reason, views = _placed(cluster, views, wanted)
+        host, reason = _placed(cluster, board, wanted)
     except DroverError as error:
-        refused = Entry(change=change, kind="container", name=wanted.name, why=error.message, impossible=True)
-        return refused, views
-    return Entry(change=change, kind="container", name=wanted.name, host=host, why=why + reason), views
+        return Entry(change=change, kind="container", name=wanted.name, why=error.message, impossible=True)
+    return Entry(change=change, kind="container", name=wanted.name, host=host, why=why + reason)
 
 
 def _differences(old: Instance, wanted: Make) -> str:
@@ -169,8 +164,9 @@ def _flat(body: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _placed(cluster: Cluster, views: HostViews, wanted: Make) -> tuple[str, str, HostViews]:
+def _placed(cluster: Cluster, board: Board, wanted: Make) -> tuple[str, str]:
     spec = parse_spec(wanted.body)
     asked = wanted_of(cluster, wanted.name, wanted.name, spec, wanted.platform)
-    chosen = place(cluster, asked, views=views, bring_volumes=True)
-    return chosen.host, chosen.why, views.with_container(chosen.host, wanted.name, wanted.name, spec)
+    chosen = board.place(cluster, asked, bring_volumes=True)
+    board.put(chosen.host, wanted.name, wanted.name, spec)
+    return chosen.host, chosen.why

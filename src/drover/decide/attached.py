@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drover.decide.index import containers_on
 from drover.decide.moves import expected_here, just_left
 from drover.decide.overlay import DEFAULT_NETWORK
 from drover.decide.remembered import remembered
@@ -52,11 +53,7 @@ def networks_used(cluster: Cluster, host: str) -> frozenset[str]:
     """Ids of the cluster networks that containers placed on `host`, about to come there, or just gone from there, are
     on; and the default one, kept for the next."""
     used: set[str] = {DEFAULT_NETWORK} if DEFAULT_NETWORK in cluster.networks else set()
-    for placement in cluster.placements.values():
-        container = cluster.containers.get(placement.container)
-        if placement.host == host and container is not None:
-            used.update(networks_of(cluster, container, parse_spec(container.body)))
     moving = [container for container, _ in expected_here(cluster, host)]
-    for container in (*moving, *just_left(cluster, host)):
+    for container in (*containers_on(cluster, host), *moving, *just_left(cluster, host)):
         used.update(networks_of(cluster, container, parse_spec(container.body)))
     return frozenset(used)

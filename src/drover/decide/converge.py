@@ -52,6 +52,7 @@ from drover.decide import steps as s
 from drover.decide.attached import networks_of, networks_used
 from drover.decide.backups import backup_due
 from drover.decide.fence import Restarts, holds_claims, wants_restart
+from drover.decide.index import held_by, placed_on, removed_volumes
 from drover.decide.moves import active, expected_here, is_over, just_left, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
 from drover.decide.prepared import prepared_here
@@ -124,11 +125,10 @@ def converge(cluster: Cluster, host: str, seen: Seen, now: float) -> s.Plan:
     context = _Context(cluster, host, seen, now)
     steps: list[s.Step] = []
     waits: list[s.Wait] = []
-    for placement in cluster.placements.values():
-        if placement.host == host:
-            container = cluster.containers.get(placement.container)
-            if container is not None:
-                _container(context, container, placement, steps, waits)
+    for placement in placed_on(cluster, host):
+        container = cluster.containers.get(placement.container)
+        if container is not None:
+            _container(context, container, placement, steps, waits)
     _moves(context, steps, waits)
     steps += _prepared(context)
     steps += _strays(context)
@@ -413,9 +413,7 @@ def _unused_networks(context: _Context) -> Iterable[s.Step]:
 
 def _removed_volumes(context: _Context) -> Iterable[s.Step]:
     """Copies on hosts that are up go first: without the record nobody would know what they are."""
-    for volume in context.cluster.volumes.values():
-        if not volume.removed:
-            continue
+    for volume in removed_volumes(context.cluster):
         if volume.host != context.host and context.seen.snapshots.get(volume.name):
             yield s.RemoveCopy(volume.name)
         elif volume.host == context.host and not has_copies(context.cluster, volume):
@@ -425,7 +423,7 @@ def _removed_volumes(context: _Context) -> Iterable[s.Step]:
 def _volumes_elsewhere(context: _Context) -> Iterable[s.Step]:
     """What is left here of claims that are over: the engine's volume, then the live set, never the snapshots. A live
     set goes last: by then no container can write it."""
-    held = {v.name for v in context.cluster.volumes.values() if v.host == context.host}
+    held = {volume.name for volume in held_by(context.cluster, context.host)}
     coming = {volume for _, move in active(context.cluster) if move.target == context.host for volume in move.volumes}
     in_use = {volume for one in context.seen.containers or () for volume in _volume_names(context.cluster, one)}
     for name in context.seen.volumes:
@@ -456,8 +454,8 @@ def _copies(context: _Context) -> Iterable[s.Step]:
 
 def _life(context: _Context) -> Iterable[s.Step]:
     """What is to be done with the volumes this host holds: made anew, limited, backed up."""
-    for volume in context.cluster.volumes.values():
-        if volume.host != context.host or volume.removed:
+    for volume in held_by(context.cluster, context.host):
+        if volume.removed:
             continue
         if volume.filling is not None and volume.filling.kind != "import":
             yield s.FillVolume(volume.name)

@@ -25,6 +25,7 @@ from typing import Literal
 
 import msgspec
 
+from drover.decide.index import containers_on
 from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED, Asked, Commit, active, begin_container, begin_volume, volume_key
 from drover.decide.schedule import place
@@ -100,9 +101,7 @@ class _Emptying:
         return Evacuation(tuple(items), tuple(self.begin))
 
     def _containers(self) -> list[r.Container]:
-        ids = [one for one, placement in self.cluster.placements.items() if placement.host == self.host]
-        found = [self.cluster.containers[one] for one in ids if one in self.cluster.containers]
-        leaving = [one for one in found if one.desired == "running" or not self.urgent]
+        leaving = [one for one in containers_on(self.cluster, self.host) if one.desired == "running" or not self.urgent]
         return sorted(leaving, key=lambda one: (one.created_at, one.id))
 
     def _volumes(self) -> list[r.Volume]:

@@ -2,7 +2,7 @@
 
 Theory of operation. On a large cluster, adding everything up again for each container that asks for a host would cost
 more than the choice. A picture shares the records that did not change with the one before it, so what changed is found
-by identity, table by table; the views of hosts that nothing happened on are used again as they are.
+by identity, table by table (`model.table`); the views of hosts that nothing happened on are used again as they are.
 
     table of the picture                      is
     containers, placements, container_facts   compared; what a changed container counts for is taken away and added anew
@@ -19,10 +19,12 @@ from typing import Any
 
 import msgspec
 
+from drover.decide.claims import ports_of
 from drover.decide.views import HostView, HostViews, PortKey, empty_view, holds_resources, port_claims
 from drover.decide.wanted import Slot, slot_of
 from drover.model.cluster import Cluster
 from drover.model.spec import Spec, parse_spec
+from drover.model.table import changed
 
 COUNTED = ("containers", "placements", "container_facts")
 ABOUT_HOSTS = ("hosts", "alive", "lost", "suspects", "host_facts")
@@ -58,7 +60,7 @@ class _Kept:
         self._seen, before = cluster, self._seen
         touched = self._renewed_hosts(cluster, hosts) | self._counted_anew(cluster, containers)
         claims, shared = self._claims, self._answer.shared_ports
-        if cluster.ports is not before.ports or any(one.container in containers for one in cluster.ports.values()):
+        if cluster.ports is not before.ports or any(ports_of(cluster, one) for one in containers):
             claims, shared = port_claims(cluster)
             touched |= {host for host in {*claims, *self._claims} if claims.get(host) != self._claims.get(host)}
             self._claims = claims
@@ -103,10 +105,10 @@ class _Kept:
 
     def _counted_anew(self, cluster: Cluster, containers: Iterable[str]) -> set[str]:
         """Returns the hosts on which something is different."""
-        touched = set()
+        touched, slots = set(), set[Slot]()
         for identity in containers:
             old, new = self._shares.pop(identity, None), _share(cluster, identity)
-            self._hold_slot(cluster, identity)
+            slots |= self._hold_slot(cluster, identity)
             if old is not None and old.host in self._bare:
                 self._bare[old.host] = self._bare[old.host].minus(identity, old.name, old.spec)
                 touched.add(old.host)
@@ -115,25 +117,31 @@ class _Kept:
             if new is not None and new.host in self._bare:
                 self._bare[new.host] = self._bare[new.host].plus(identity, new.name, new.spec)
                 touched.add(new.host)
+        if slots:
+            self._slots = self._with_slots(slots)
         return touched
 
-    def _hold_slot(self, cluster: Cluster, identity: str) -> None:
+    def _hold_slot(self, cluster: Cluster, identity: str) -> set[Slot]:
+        """Returns the slots that may have another container now."""
         record, old = cluster.containers.get(identity), self._slot_of.get(identity)
         new = slot_of(parse_spec(record.body).labels) if record and identity in cluster.placements else None
         if new == old:
-            return
+            return set()
         if old is not None:
             del self._slot_of[identity]
             del self._holders[old][identity]
         if new is not None:
             self._slot_of[identity] = new
             self._holders.setdefault(new, {})[identity] = None
+        return {slot for slot in (old, new) if slot is not None}
+
+    def _with_slots(self, moved: Iterable[Slot]) -> Mapping[Slot, str]:
         slots = dict(self._slots)
-        for slot in filter(None, (old, new)):
+        for slot in moved:
             last = next(reversed(self._holders[slot]), None)
             slots.pop(slot, None)
             slots |= {slot: last} if last is not None else {}
-        self._slots = slots
+        return slots
 
     def _with_claims(self, name: str) -> HostView:
         bare, claims = self._bare[name], self._claims.get(name)
@@ -148,15 +156,6 @@ def _share(cluster: Cluster, identity: str) -> _Share | None:
     if record is None or host is None or not holds_resources(cluster, record):
         return None
     return _Share(host, record.name, parse_spec(record.body))
-
-
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The keys under which another record is now, or one or none where there was none or one; by identity."""
-    if old is new:
-        return []
-    found = [key for key, record in new.items() if old.get(key) is not record]
-    kept_or_gone = len(new) - sum(key not in old for key in found)
-    return found if kept_or_gone == len(old) else found + [key for key in old if key not in new]
 
 
 _kept = _Kept()

@@ -31,6 +31,7 @@ import msgspec
 
 from drover.decide import steps as s
 from drover.decide.health import NOTHING_NEW, host_state
+from drover.decide.index import containers_on
 from drover.decide.prepared import prepared_here
 from drover.decide.volume_space import no_room
 from drover.errors import Conflict, DroverError, Invalid, NotFound, Unavailable
@@ -410,8 +411,7 @@ def unmovable(cluster: Cluster, volume: r.Volume, target: str, container: str = 
 
 def users_at(cluster: Cluster, volume: str, host: str) -> list[r.Container]:
     """The containers placed on `host` that name a volume."""
-    ids = [one for one, placement in cluster.placements.items() if placement.host == host and one in cluster.containers]
-    return [cluster.containers[one] for one in ids if volume in parse_spec(cluster.containers[one].body).volume_names]
+    return [one for one in containers_on(cluster, host) if volume in parse_spec(one.body).volume_names]
 
 
 def driver_of(cluster: Cluster, volume: r.Volume) -> str:

@@ -32,6 +32,7 @@ from drover.decide.choice import Chosen
 from drover.decide.claims import addresses_of, ports_of
 from drover.decide.fence import wants_restart
 from drover.decide.health import host_state
+from drover.decide.index import containers_on
 from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED
 from drover.decide.prepared import prepared_at
@@ -125,7 +126,8 @@ def relocations(cluster: Cluster, now: float, successor: Successor = no_replica)
     """The verdicts on all containers of lost hosts. Pure; `now` is in seconds since the Unix epoch, and decides about
     patience only."""
     scene = _scene(cluster, now, successor)
-    boards = _Boards(kept(cluster) if scene.moving else HostViews({}))
+    views = kept(cluster)  # also while nothing is lost: to begin adding up all hosts then would take seconds
+    boards = _Boards(views if scene.moving else HostViews({}))
     found: list[Relocation] = []
     later: dict[str, _Later] = {}
     written: set[str] = set()
@@ -201,11 +203,7 @@ def displaced(cluster: Cluster) -> list[r.Container]:
 
 def _on(cluster: Cluster, hosts: frozenset[str]) -> Mapping[str, Sequence[r.Container]]:
     """What is placed on each of some hosts."""
-    found: dict[str, list[r.Container]] = {host: [] for host in hosts}
-    for placement in cluster.placements.values() if hosts else ():
-        if placement.host in found and placement.container in cluster.containers:
-            found[placement.host].append(cluster.containers[placement.container])
-    return found
+    return {host: containers_on(cluster, host) for host in hosts}
 
 
 def _running(left: Mapping[str, Sequence[r.Container]]) -> list[r.Container]:

@@ -39,6 +39,7 @@ from zlib import crc32
 
 import msgspec
 
+from drover.decide.index import with_several
 from drover.decide.moves import driver_of, move_of_volume
 from drover.decide.remembered import remembered
 from drover.decide.sentences import count, instant
@@ -63,7 +64,7 @@ Groups = Mapping[str, tuple[str, ...]]
 def groups(cluster: Cluster) -> Groups:
     """Each volume that some container uses together with others, with all of them: names, sorted."""
     found: dict[str, tuple[str, ...]] = {}
-    for container in cluster.containers.values():
+    for container in with_several(cluster):
         used = [name for name in parse_spec(container.body).volume_names if name in cluster.volumes]
         if len(used) > 1:
             together = tuple(sorted({one for name in used for one in found.get(name, (name,))}))

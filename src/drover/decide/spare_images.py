@@ -16,7 +16,11 @@ host alone would get all of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from heapq import nsmallest
+from itertools import islice
 
 import msgspec
 
@@ -25,6 +29,7 @@ from drover.decide.remembered import remembered
 from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import parse_spec
+from drover.model.table import changed
 
 COPIES = 3
 
@@ -41,14 +46,16 @@ class Spare(msgspec.Struct, frozen=True):
 def spares(cluster: Cluster, host: str) -> tuple[Spare, ...]:
     """The images that `host` keeps though no container of its own needs them, in image order."""
     able = _able(cluster)
-    users = _users(cluster)
-    wanted = [image for image in users if host in _chosen(_havers(cluster, users[image]), image, able)]
-    return tuple(_spare(users[image][0], image) for image in sorted(wanted))
+    short = _images.short(cluster, able)
+    wanted = [image for image, have in short if host in _chosen(have, image, able)]
+    return tuple(_spare(cluster.containers[_images.first_user(image)], image) for image in sorted(wanted))
 
 
 def image_hosts(cluster: Cluster, images: Collection[str]) -> dict[str, frozenset[str]]:
     """Image id to the hosts that can be used and should have it by now: those with a container of it, and those that
     kept a spare while the hosts that are lost now were there. A preference: nobody was asked."""
+    if not images:
+        return {}
     able = _able(cluster)
     before = able | {name for name in cluster.hosts if name not in cluster.alive}
     users: dict[str, list[r.Container]] = {image: [] for image in images}
@@ -59,17 +66,77 @@ def image_hosts(cluster: Cluster, images: Collection[str]) -> dict[str, frozense
     return {image: (have | _chosen(have, image, before)) & able for image, have in havers.items()}
 
 
+@remembered("hosts", "alive", "host_facts", "lost")
 def _able(cluster: Cluster) -> frozenset[str]:
     return frozenset(name for name in cluster.hosts if host_state(cluster, name).state == "ready")
 
 
-def _users(cluster: Cluster) -> Mapping[str, list[r.Container]]:
-    """Image id to the containers that should run on it."""
-    found: dict[str, list[r.Container]] = {}
-    for container in cluster.containers.values():
-        if container.image_id and container.desired == "running":
-            found.setdefault(container.image_id, []).append(container)
-    return found
+class _Use(msgspec.Struct, frozen=True):
+    """What one container that should run uses, and the host whose engine has made it (empty: none)."""
+
+    image: str
+    host: str
+
+
+class _Images:
+    """Who uses which image, and which hosts have it; of the next picture only what changed is looked at."""
+
+    def __init__(self) -> None:
+        self._seen = Cluster()
+        self._uses: dict[str, _Use] = {}
+        self._users: dict[str, dict[str, None]] = {}
+        self._havers: dict[str, Counter[str]] = {}
+        """How many of its containers have been made on each host."""
+
+    def short(self, cluster: Cluster, able: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
+        """The images that fewer than COPIES of the hosts that can be used have, and which ones."""
+        self._follow(cluster)
+        for image in self._users:
+            have = list(islice((host for host in self._havers.get(image, ()) if host in able), COPIES))
+            if len(have) < COPIES:
+                yield image, frozenset(have)
+
+    def first_user(self, image: str) -> str:
+        return min(self._users[image])
+
+    def _follow(self, cluster: Cluster) -> None:
+        seen, self._seen = self._seen, cluster
+        tables = ("containers", "placements", "container_facts")
+        keys = [key for name in tables for key in changed(seen.rows(name, r.Record), cluster.rows(name, r.Record))]
+        for identity in dict.fromkeys(key.rpartition("/")[2] for key in keys):
+            self._forget(identity, self._uses.pop(identity, None))
+            self._learn(identity, _use(cluster, identity))
+
+    def _forget(self, identity: str, use: _Use | None) -> None:
+        if use is None:
+            return
+        del self._users[use.image][identity]
+        if not self._users[use.image]:
+            del self._users[use.image]
+        if use.host:
+            havers = self._havers[use.image]
+            havers[use.host] -= 1
+            if not havers[use.host]:
+                del havers[use.host]
+
+    def _learn(self, identity: str, use: _Use | None) -> None:
+        if use is None:
+            return
+        self._uses[identity] = use
+        self._users.setdefault(use.image, {})[identity] = None
+        if use.host:
+            self._havers.setdefault(use.image, Counter())[use.host] += 1
+
+
+_images = _Images()
+
+
+def _use(cluster: Cluster, identity: str) -> _Use | None:
+    container = cluster.containers.get(identity)
+    if container is None or not container.image_id or container.desired != "running":
+        return None
+    facts = cluster.facts_of(identity)
+    return _Use(container.image_id, facts.host if facts is not None and facts.engine_id else "")
 
 
 def _havers(cluster: Cluster, users: list[r.Container]) -> frozenset[str]:
@@ -81,10 +148,12 @@ def _havers(cluster: Cluster, users: list[r.Container]) -> frozenset[str]:
 def _chosen(havers: frozenset[str], image: str, able: frozenset[str]) -> frozenset[str]:
     """The hosts that keep spares: as many as are missing, by weight."""
     have = havers & able
-    if len(have) >= COPIES:
-        return frozenset()
-    others = sorted(able - have, key=lambda host: _weight(image, host))
-    return frozenset(others[: COPIES - len(have)])
+    return frozenset() if len(have) >= COPIES else _spared(image, have, able)
+
+
+@lru_cache(maxsize=4_096)
+def _spared(image: str, have: frozenset[str], able: frozenset[str]) -> frozenset[str]:
+    return frozenset(nsmallest(COPIES - len(have), able - have, key=lambda host: _weight(image, host)))
 
 
 def _weight(image: str, host: str) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from drover.model import records as r
+from drover.model.table import Table
 
 R = TypeVar("R", bound=r.Record)
 _EMPTY: Mapping[str, Any] = {}
@@ -35,19 +36,22 @@ class Cluster(msgspec.Struct, frozen=True):
         """The picture after `changes`, all of them made at `revision`."""
         tables = dict(self.tables)
         versions = dict(self.versions)
-        copied: set[str] = set()
+        written: dict[str, dict[str, None]] = {}
         for change in changes:
             table, _, rest = change.key.partition("/")
-            if table not in copied:
-                tables[table] = dict(tables.get(table, {}))
-                copied.add(table)
-            rows = cast(dict[str, r.Record], tables[table])
+            if table not in written:
+                tables[table] = Table(tables.get(table, _EMPTY))
+                written[table] = {}
+            written[table][rest] = None
+            rows = cast(Table, tables[table])
             if change.record is None:
                 rows.pop(rest, None)
                 versions.pop(change.key, None)
             else:
                 rows[rest] = change.record
                 versions[change.key] = revision
+        for table, keys in written.items():
+            cast(Table, tables[table]).made_from(self.tables.get(table, _EMPTY), keys)
         return Cluster(revision=revision, tables=tables, versions=versions)
 
     def version(self, record_key: str) -> int:
