@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from cluster_factory import cid, composed, container, host, host_config, volume, world
 
+from drover.decide import rebalance
 from drover.decide.evacuate import families
 from drover.decide.rebalance import AUTOMATIC, SETTLED_S, Proposal, automatic, proposals
 from drover.decide.wanted import family_of
@@ -141,3 +142,18 @@ def test_the_leader_moves_by_itself_only_if_asked_to_and_all_is_quiet() -> None:
     assert automatic(busy, NOW) is None
     assert automatic(auto("auto", *uneven, running(9, "new", "h2", at=NOW - 5)), NOW) is None
     assert automatic(auto("auto", *uneven, host("h4", state="lost")), NOW) is None
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_move_is_missed_for_what_no_target_can_gain(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+    hosts = [f"h{n}" for n in range(1, 6)]
+    body = (None, composed("shop", "web"), host_config(Binds=["v1:/data"]))
+    parts = [
+        running(n, f"app{chance.randint(1, 4)}-{n}", chance.choice(hosts[: 2 + seed % 4]), chance.choice(body))
+        for n in range(1, chance.randint(2, 30))
+    ]
+    cluster = world(*[host(name, **DRIVERS) for name in hosts], *parts)
+    found = all_of(cluster)
+    monkeypatch.setattr(rebalance._Least, "may_gain", lambda self, container, source: True)
+    assert all_of(cluster) == found

@@ -54,14 +54,13 @@ class Proposal(msgspec.Struct, frozen=True):
 
 def proposals(cluster: Cluster, now: float, limit: int) -> Iterator[Proposal]:
     """At most `limit` moves, the most useful first, each decided with those before it made."""
-    views = with_moves(cluster, kept(cluster))
-    moved: set[str] = set()
+    views, known = with_moves(cluster, kept(cluster)), _Known(cluster)
     for _ in range(limit):
-        found = _best(cluster, views, now, moved)
+        found = _best(cluster, views, now, known)
         if found is None:
             return
         yield found
-        moved.add(found.container)
+        known.moved.add(found.container)
         record = cluster.containers[found.container]
         views = views.without(cluster, record.id).with_container(
             found.target, record.id, record.name, parse_spec(record.body)
@@ -80,27 +79,64 @@ def automatic(cluster: Cluster, now: float) -> Proposal | None:
     return next(proposals(cluster, now, 1), None)
 
 
-def _best(cluster: Cluster, views: HostViews, now: float, moved: set[str]) -> Proposal | None:
+class _Known:
+    """What is the same for all moves that are proposed on one picture, worked out once."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.moved: set[str] = set()
+        self.here = _by_host(cluster)
+        self._cluster = cluster
+        self._members = families(cluster)
+        self._all_serve: dict[str, bool] = {}
+
+    def all_serve(self, family: str) -> bool:
+        """Whether no container of a service is down or on its way."""
+        if family not in self._all_serve:
+            members = self._members.get(family, ())
+            self._all_serve[family] = all(available(self._cluster, one) for one in members)
+        return self._all_serve[family]
+
+
+class _Least:
+    """The least that any host has: more cannot be gained by a move to whichever host."""
+
+    def __init__(self, ready: Sequence[HostView]) -> None:
+        self._ready = ready
+        self._containers = min((view.containers for view in ready), default=0)
+        self._of_family: dict[str, int] = {}
+
+    def may_gain(self, container: r.Container, source: HostView) -> bool:
+        """False: no target is worth it (see `_gain`)."""
+        family, worth = _family(container), _worth(container)
+        fuller = source.containers - self._containers >= worth
+        if not fuller and source.families.get(family, 0) < worth:
+            return False
+        if family not in self._of_family:
+            self._of_family[family] = min(view.families.get(family, 0) for view in self._ready)
+        more = source.families.get(family, 0) - self._of_family[family]
+        return more >= (1 if fuller else worth)
+
+
+def _best(cluster: Cluster, views: HostViews, now: float, known: _Known) -> Proposal | None:
     """The first move that is worth it, from the fullest host on."""
     ready = [view for view in views.hosts.values() if view.health.state == "ready"]
-    members = families(cluster)
-    here = _by_host(cluster, moved)
+    least, targets = _Least(ready), sorted(ready, key=lambda view: (view.containers, view.name))
     for source in sorted(ready, key=lambda view: (-view.containers, view.name)):
-        targets = sorted((one for one in ready if one is not source), key=lambda view: (view.containers, view.name))
-        for container in here.get(source.name, ()):
-            if _may_move(cluster, container, members, now):
-                found = _to_one_of(cluster, views, container, source, targets, now)
-                if found is not None:
-                    return found
+        for container in known.here.get(source.name, ()):
+            if not least.may_gain(container, source) or not _may_move(cluster, container, known, now):
+                continue
+            found = _to_one_of(cluster, views, container, source, targets, now)
+            if found is not None:
+                return found
     return None
 
 
-def _by_host(cluster: Cluster, moved: set[str]) -> Mapping[str, Sequence[r.Container]]:
+def _by_host(cluster: Cluster) -> Mapping[str, Sequence[r.Container]]:
     """What runs where, cheapest to move first: without volumes, then the youngest."""
     found: dict[str, list[r.Container]] = {}
     for identity, placement in cluster.placements.items():
         record = cluster.containers.get(identity)
-        if record is None or record.desired != "running" or identity in moved:
+        if record is None or record.desired != "running":
             continue
         if holds_resources(cluster, record):
             found.setdefault(placement.host, []).append(record)
@@ -109,10 +145,9 @@ def _by_host(cluster: Cluster, moved: set[str]) -> Mapping[str, Sequence[r.Conta
     return found
 
 
-def _may_move(cluster: Cluster, container: r.Container, members: Mapping[str, Sequence[str]], now: float) -> bool:
+def _may_move(cluster: Cluster, container: r.Container, known: _Known, now: float) -> bool:
     settled = now - cluster.placements[container.id].at >= SETTLED_S
-    wanted = wanted_again(cluster, container)
-    return settled and all(available(cluster, one) for one in members.get(wanted.family, ()))
+    return settled and container.id not in known.moved and known.all_serve(_family(container))
 
 
 def _to_one_of(
@@ -136,9 +171,7 @@ def _to_one_of(
 
 def _gain(container: r.Container, source: HostView, target: HostView) -> str:
     """Why the move is worth it, as a sentence; empty if it is not."""
-    spec = parse_spec(container.body)
-    worth = WORTH_WITH_DATA if spec.volume_names else WORTH
-    family = _family(container)
+    worth, family = _worth(container), _family(container)
     of_family = source.families.get(family, 0) - target.families.get(family, 0)
     if of_family >= worth:
         return (
@@ -149,8 +182,11 @@ def _gain(container: r.Container, source: HostView, target: HostView) -> str:
     return ""
 
 
-def _family(container: r.Container) -> str:
+def _worth(container: r.Container) -> int:
+    return WORTH_WITH_DATA if parse_spec(container.body).volume_names else WORTH
 
+
+def _family(container: r.Container) -> str:
     return family_of(container.name, parse_spec(container.body).labels)
 
 
