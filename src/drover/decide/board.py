@@ -38,7 +38,9 @@ from drover.decide.views import HostView, HostViews
 from drover.decide.wanted import Wanted
 from drover.model.cluster import Cluster
 from drover.model.spec import Spec
+from drover.model.table import changed
 
+Sums = dict[str, dict[str | None, int]]
 FIELDS = 32
 """So many shapes are kept at a time."""
 LOG = 100_000
@@ -50,28 +52,31 @@ class Board:
     def __init__(self, views: HostViews) -> None:
         self._hosts: dict[str, HostView] = {}
         self._views = HostViews(self._hosts)
+        self._followed: Mapping[str, HostView] = self._hosts
+        self._put: set[str] = set()
         self._names: list[str] = []
         self._zoned = self._tainted = 0
-        self._sums: dict[str, dict[str, dict[str | None, int]]] = {}
-        """Family and label to how many containers of the family run where the label is what; of families that asked."""
+        self._sums: dict[str, Sums] = {}
+        """Label and family to how many containers of the family run where the label is what; of labels asked for."""
         self._fields: dict[Shape, Field] = {}
         self._log: list[str] = []
         self.follow(views)
 
     def follow(self, views: HostViews) -> None:
         """Take over other views. What was answered before goes on reading the hosts of its time."""
-        self._hosts = dict(self._hosts)
-        names = [name for name, view in views.hosts.items() if self._hosts.get(name) is not view]
-        gone = [name for name in self._hosts if name not in views.hosts]
-        for name in (*names, *gone):
+        names = {*changed(self._followed, views.hosts), *self._put}
+        self._hosts, self._followed = dict(self._hosts), views.hosts
+        self._put.clear()
+        for name in sorted(names):
             self._set(name, views.hosts.get(name))
-        if gone or len(self._names) != len(self._hosts):
+        if len(self._names) != len(self._hosts) or any(name not in self._hosts for name in names):
             self._names = sorted(self._hosts)
         self._views = HostViews(self._hosts, views.shared_ports, views.slots)
 
     def put(self, host: str, container: str, name: str, spec: Spec) -> None:
         """A container was placed."""
         self._set(host, self._hosts[host].plus(container, name, spec))
+        self._put.add(host)
 
     def part(self, hosts: Collection[str]) -> Board:
         """A board of some of its hosts, as they are now."""
@@ -89,20 +94,13 @@ class Board:
         old = self._hosts.pop(name, None) if new is None else self._hosts.get(name)
         if new is not None:
             self._hosts[name] = new
-        if old is None or new is None or old.labels is not new.labels or old.facts is not new.facts:
-            self._sums.clear()
         for view, sign in ((old, -1), (new, 1)):
             self._zoned += sign * (view is not None and ZONE in view.labels)
             self._tainted += sign * (view is not None and bool(view.taints))
-        if old is not None and new is not None and self._sums:
-            self._sum_up(new, old.families, new.families)
+        for key, sums in self._sums.items():
+            _sum_up(sums, old, key, -1)
+            _sum_up(sums, new, key, 1)
         self._log.append(name)
-
-    def _sum_up(self, view: HostView, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        for family in [one for one in {**before, **after} if one in self._sums and before.get(one) != after.get(one)]:
-            for key, sums in self._sums[family].items():
-                zone = zone_of(view, key)
-                sums[zone] = sums.get(zone, 0) + after.get(family, 0) - before.get(family, 0)
 
     def place(
         self,
@@ -132,15 +130,13 @@ class Board:
 
     def _sums_of(self, asked: Question, keys: Sequence[str]) -> list[Mapping[str | None, int]]:
         """How many of its family run where a label is what now, for each label; those that count as gone left out."""
-        kept = self._sums.setdefault(asked.family, {}) if keys else {}
         found: list[Mapping[str | None, int]] = []
         for key in keys:
-            if key not in kept:
-                kept[key] = sums = dict[str | None, int]()
+            if key not in self._sums:
+                self._sums[key] = {}
                 for view in self._hosts.values():
-                    zone = zone_of(view, key)
-                    sums[zone] = sums.get(zone, 0) + view.families.get(asked.family, 0)
-            found.append(dict(kept[key]))
+                    _sum_up(self._sums[key], view, key, 1)
+            found.append(dict(self._sums[key].get(asked.family, {})))
         less = [name for name in self._gone(asked) if self._of_family(asked, name)]
         for name in less:
             for at, key in enumerate(keys):
@@ -195,6 +191,14 @@ class Board:
         field = Field(asked, image_hosts, self._hosts)
         field.seen = len(self._log)
         return field
+
+
+def _sum_up(sums: Sums, view: HostView | None, key: str, sign: int) -> None:
+    """Count what runs on a host where the label is what it is there, or take it away."""
+    zone = zone_of(view, key) if view is not None else None
+    for family, count in view.families.items() if view is not None else ():
+        of_family = sums.setdefault(family, {})
+        of_family[zone] = of_family.get(zone, 0) + sign * count
 
 
 class _Last:

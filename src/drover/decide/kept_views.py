@@ -24,7 +24,7 @@ from drover.decide.views import HostView, HostViews, PortKey, empty_view, holds_
 from drover.decide.wanted import Slot, slot_of
 from drover.model.cluster import Cluster
 from drover.model.spec import Spec, parse_spec
-from drover.model.table import changed
+from drover.model.table import Table, changed
 
 COUNTED = ("containers", "placements", "container_facts")
 ABOUT_HOSTS = ("hosts", "alive", "lost", "suspects", "host_facts")
@@ -64,8 +64,12 @@ class _Kept:
             claims, shared = port_claims(cluster)
             touched |= {host for host in {*claims, *self._claims} if claims.get(host) != self._claims.get(host)}
             self._claims = claims
-        views = {name: view for name, view in self._answer.hosts.items() if name in self._bare}
-        views.update({name: self._with_claims(name) for name in touched if name in self._bare})
+        touched = touched.union(hosts)
+        views = Table(self._answer.hosts)
+        views.update({name: self._with_claims(name) for name in sorted(touched & self._bare.keys())})
+        for name in touched - self._bare.keys():
+            views.pop(name, None)
+        views.made_from(self._answer.hosts, touched)
         self._answer = HostViews(views, shared, self._slots)
         return self._answer
 
