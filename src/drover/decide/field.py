@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from drover.decide.fit import BY_HOST, CROWD, FILTERS, Question, refusal, spread_keys, zone_of
+from drover.decide.fit import BY_HOST, CROWD, FILTERS, IDLE, Question, refusal, spread_keys, zone_of
 from drover.decide.fit_machine import DISK_LABEL, TOLERATE_LABEL
 from drover.decide.order import Key, Order, walked
 from drover.decide.rank import AFTER_FAMILY, unmet
@@ -34,7 +34,6 @@ Cell = tuple[int, Zone]
 Entry = tuple[Cell, Key]
 CROWDED = 64
 """So many families have orders of their own at a time."""
-_BY_HOST = [check for name, check in FILTERS if name in BY_HOST]
 
 
 class Crowds(Mapping[str, int]):
@@ -111,6 +110,7 @@ class Field:
             crowds={},
             image_hosts=image_hosts,
         )
+        self._filters = [check for name, check in FILTERS if name in BY_HOST and not _is_idle(name, asked)]
         self._keys = () if asked.packed else spread_keys(asked.spread)
         self._entries: dict[str, Entry] = {}
         self._cells: dict[Cell, Order] = {}
@@ -132,7 +132,7 @@ class Field:
                 crowded.missed.add(name)
 
     def _entry(self, view: HostView | None) -> Entry | None:
-        if view is None or refusal(view, self._asked, _BY_HOST) is not None:
+        if view is None or refusal(view, self._asked, self._filters) is not None:
             return None
         zone = tuple([zone_of(view, key) for key in self._keys])
         key = tuple([criterion.measure(view, self._asked) for criterion in AFTER_FAMILY])
@@ -178,6 +178,11 @@ class Field:
             crowded.put(name, entry, count)
         crowded.missed.clear()
         return crowded.orders
+
+
+def _is_idle(name: str, asked: Question) -> bool:
+    """Whether a filter refuses no host for this shape. Taints may come."""
+    return name != "taint" and name in IDLE and IDLE[name](asked)
 
 
 class _Crowded:
