@@ -340,7 +340,7 @@ def test_only_what_takes_room_is_moved_to_balance() -> None:
     ended = container(1, "job", "h1", state="exited", answer=r.Answer(number=9))
     record = r.Container(id=cid(1), name="job", body="{}", desired="running")
     cluster = three(ended, [put(r.key("containers", cid(1)), record)])
-    assert rebalance._by_host(cluster, set()) == {}
+    assert rebalance._by_host(cluster) == {}
 
 
 def test_the_hosts_own_address_is_kept_out_only_where_it_has_one() -> None:

@@ -66,7 +66,7 @@ def image_hosts(cluster: Cluster, images: Collection[str]) -> dict[str, frozense
     return {image: (have | _chosen(have, image, before)) & able for image, have in havers.items()}
 
 
-@remembered("hosts", "alive", "host_facts", "lost")
+@remembered("hosts", "alive", "host_facts", "lost", "suspects")
 def _able(cluster: Cluster) -> frozenset[str]:
     return frozenset(name for name in cluster.hosts if host_state(cluster, name).state == "ready")
 
