@@ -91,12 +91,13 @@ class Proof:
 
     def tell(self) -> None:
         """What the clients do, for whoever looks for what went wrong."""
-        look = "ls /tmp; tail -3 /tmp/failed /tmp/acks; for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done"
+        look = "ls /tmp; tail -n 3 /tmp/failed; tail -n 3 /tmp/acks; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; echo"
         print(
             self.on("h2", "curl", "-s", "--unix-socket", str(self.lab.host("h2").drover_socket), "http://drover/moves")
         )
         for name in ("load", "acks"):
-            print(self.inside(name, "sh", "-c", f"{look}; cat /proc/net/tcp"), flush=True)
+            print(self.inside(name, "sh", "-c", look), flush=True)
+        print(self.on("h2", "sh", "-c", "drover why db; docker logs --tail 20 db 2>&1", check=False), flush=True)
 
     def start(self, replicas: int) -> None:
         """The database with its data, and the two clients."""
