@@ -220,7 +220,14 @@ def death(proof: Proof) -> dict[str, Any]:
     """The database's host loses power under load: the newest copy is promoted."""
     proof.start(replicas=1)
     view = proof.asked("drover", "volume", "inspect", "pgdata")
-    proof.until(lambda: proof.asked("drover", "volume", "inspect", "pgdata")["copies"], "a copy")
+    begun_at = time.time()
+
+    def copied() -> bool:
+        """What the clients have written: a copy from before says, rightly, that much more is lost."""
+        copies = proof.asked("drover", "volume", "inspect", "pgdata")["copies"]
+        return any(one["taken_at"] > begun_at for one in copies)
+
+    proof.until(copied, "a copy of what the clients wrote")
     time.sleep(10)
     home = str(view["host"])
     shown = proof.asked("drover", "volume", "inspect", "pgdata")
