@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -71,8 +70,12 @@ def test_a_post_hooks_answer_can_be_sent_to_a_client(answer: HookAnswer, protoco
 @fuzzed(4)
 @given(damaged(st.just(CONFIG.encode())) | names.map(lambda text: text.encode("utf-8", "replace")))
 def test_a_configuration_is_read_or_refused_in_words(text: bytes) -> None:
-    with contextlib.suppress(DroverError):
+    refusal: DroverError | None = None
+    try:
         parse_config(text.decode("utf-8", "replace"))
+    except DroverError as error:
+        refusal = error
+    assert refusal is None or (refusal.status == 400 and refusal.message.strip())
 
 
 @pytest.fixture

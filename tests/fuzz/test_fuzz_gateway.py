@@ -171,8 +171,13 @@ async def test_a_create_body_of_any_shape_is_taken_or_refused(body: bytes, name:
 @fuzzed(6)
 @given(bodies(with_strange_fields(CREATE)))
 def test_what_a_body_asks_for_is_read_or_refused_in_words(body: bytes) -> None:
-    with contextlib.suppress(Invalid):
-        parse_spec(body.decode("utf-8", "replace"))
+    found: Any
+    try:
+        found = parse_spec(body.decode("utf-8", "replace"))
+    except Invalid as error:
+        found = error
+    sound_spec = not isinstance(found, Invalid) and found.memory_bytes >= 0 and found.cpus >= 0
+    assert sound_spec or (isinstance(found, Invalid) and found.message.strip())
 
 
 @fuzzed(2)

@@ -71,17 +71,17 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def ask(port: int, name: str = "web") -> list[str]:
+async def ask(port: int, name: str = "web", at: str = GATEWAY) -> list[str]:
     """The addresses; an error if nobody answers."""
-    answer = await dns.asyncquery.udp(dns.message.make_query(name, "A"), GATEWAY, timeout=1, port=port)
+    answer = await dns.asyncquery.udp(dns.message.make_query(name, "A"), at, timeout=1, port=port)
     return [str(record) for rrset in answer.answer for record in rrset]
 
 
-async def answered(port: int, name: str = "web") -> list[str]:
+async def answered(port: int, name: str = "web", at: str = GATEWAY) -> list[str]:
     async with asyncio.timeout(20):
         while True:
             try:
-                return await ask(port, name)
+                return await ask(port, name, at)
             except (dns.exception.DNSException, OSError):
                 await asyncio.sleep(0.05)
 
@@ -116,8 +116,10 @@ async def test_a_network_that_is_not_served_any_more_is_not_the_deputys(run: Pat
     await first.link.stop("app")
     await until(lambda: "10.44.0.2" not in (run / deputy.NAMES).read_text())
     await first.die()
+    assert await answered(port, "db", "127.9.6.2") == ["10.45.0.2"]  # the deputy has taken over by now
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
         mine.bind((GATEWAY, port))
+        assert mine.getsockname() == (GATEWAY, port)
 
 
 async def test_a_host_that_left_has_no_deputy(run: Path, port: int) -> None:
