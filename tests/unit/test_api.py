@@ -15,9 +15,11 @@ from drover.api import joiner
 from drover.api.app import WAY_OUT
 from drover.cli.join import enter
 from drover.daemon.config import load_config
+from drover.daemon.volumes import PeerVolumes
 from drover.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from drover.model.cluster import delete, put
 from drover.model.records import Container, Member, Name, key
+from drover.store.mirror import Mirror
 from drover.trust import certificates, tls
 
 
@@ -207,6 +209,23 @@ async def test_hosts_say_their_state_and_what_they_carry(api: World) -> None:
     assert (first["state"], first["containers"], first["engine"]["cpus"]) == ("ready", 1, 2)
     assert (second["state"], second["engine"]) == ("unknown", {})
     assert (await api.call("GET", "/hosts/h2"))["message"].startswith("host h2 has not joined completely")
+
+
+async def test_a_call_that_was_passed_on_is_answered_when_this_host_sees_what_it_did(api: World) -> None:
+    """h2's picture comes late; what a client of h2 asks next must be answered from one that has its change."""
+    h2 = await joined(api, "h2")
+    await api.commit(put("hosts/h1", msgspec.structs.replace(api.cluster.hosts["h1"], api_port=api.port)))
+    late = Mirror(api.store)
+    late.cluster = await api.store.snapshot()
+    peers = PeerVolumes(late, tls.client_context(h2))
+    behind = asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(late.start()))
+    try:
+        await peers.pass_on("h1", "POST", "/hosts/h2/labels", b'{"set": {"disk": "ssd"}}')
+        assert late.cluster.hosts["h2"].labels["disk"] == "ssd"
+    finally:
+        behind.cancel()
+        await late.stop()
+        await peers.close()
 
 
 async def test_labels_and_draining(api: World) -> None:

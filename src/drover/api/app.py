@@ -11,7 +11,8 @@ Theory of operation. One app serves both doors; who is there is read off the con
 
 Reads come from the mirror (any host answers, also while the store does not). Writes decide on a fresh snapshot, commit
 conditionally, decide again on conflict (`TRIES` times), and wait until the mirror has what was written, so that the
-next read sees it. Every error is JSON (`api.answers`).
+next read sees it; a host that passed a call on waits for the same (`Drover-Revision`, in every answer). Every error is
+JSON (`api.answers`).
 
     method and path                       body                         answer
     GET /healthz                                                       {host, healthy, store_generation}
@@ -66,6 +67,7 @@ TRIES = 10
 """One of the writers that meet succeeds each time; this lets ten hosts join at once."""
 WAY_OUT = "bring its members back, and all goes on; if most are gone for good: drover cluster recover"
 MIRROR_DEADLINE_S = 10.0
+REVISION_HEADER = "Drover-Revision"
 MEMBER_DEADLINE_S = 30.0
 COMMIT_LIMIT = 100
 """Changes per commit where the number depends on what is in the cluster: etcd takes 128 by default."""
@@ -87,6 +89,7 @@ def build_api(context: Context) -> web.Application:
     """The app; see the module's table for its routes."""
     app = web.Application(middlewares=[_errors, _guard], client_max_size=BODY_LIMIT_BYTES)
     app[CONTEXT] = context
+    app.on_response_prepare.append(_dated)
     app.add_routes(
         [
             web.get("/healthz", get_healthz),
@@ -107,6 +110,12 @@ def build_api(context: Context) -> web.Application:
         ]
     )
     return app
+
+
+async def _dated(request: web.Request, response: web.StreamResponse) -> None:
+    """Every answer says how far its host has seen the store: who passed a call on sees at least as much before it
+    answers its own client, whose next call finds what this one made."""
+    response.headers[REVISION_HEADER] = str(request.app[CONTEXT].mirror.cluster.revision)
 
 
 @web.middleware

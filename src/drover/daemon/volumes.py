@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -32,8 +32,8 @@ from drover.agent.belongings import PARTS, AskedPart, Belongings
 from drover.agent.volume_rounds import VolumeRounds
 from drover.agent.volumes import Given, Incoming, Round, VolumeKeeper, Wanted
 from drover.api.answers import error_of
-from drover.api.app import body_of, json_answer
-from drover.errors import DroverError, Invalid, Unavailable
+from drover.api.app import MIRROR_DEADLINE_S, REVISION_HEADER, body_of, json_answer
+from drover.errors import DeadlineExceeded, DroverError, Invalid, Unavailable
 from drover.store.mirror import Mirror
 from drover.wire.nesting import MALFORMED
 
@@ -86,7 +86,8 @@ class PeerVolumes:
 
     async def checkpoint(self, host: str, container: str) -> int:
         """See `PartSource.checkpoint`."""
-        return int(await self.pass_on(host, "POST", f"/containers/{container}/checkpoint", b""))
+        count, _ = await self._call(host, "POST", f"/containers/{container}/checkpoint", b"")
+        return int(count)
 
     @asynccontextmanager
     async def _stream(self, host: str, path: str, query: dict[str, str], have: bytes) -> AsyncIterator[Incoming]:
@@ -105,7 +106,7 @@ class PeerVolumes:
 
     async def round(self, host: str, volumes: Mapping[str, int]) -> Round:
         """See `VolumeSource.round`."""
-        answer = await self.pass_on(host, "POST", "/volume-rounds", msgspec.json.encode(dict(volumes)))
+        answer, _ = await self._call(host, "POST", "/volume-rounds", msgspec.json.encode(dict(volumes)))
         return msgspec.convert(answer, Round)
 
     async def read(self, host: str, path: str) -> AsyncGenerator[bytes, None]:
@@ -124,7 +125,17 @@ class PeerVolumes:
             raise _unreachable(host, error) from error
 
     async def pass_on(self, host: str, method: str, path: str, body: bytes) -> Any:
-        """Another daemon's answer to a call of the API that only it can do. Raises what it refuses with."""
+        """Another daemon's answer to a client's call that only it can do. Raises what it refuses with.
+
+        What it committed shows here too by then: the client's next call comes here and must find it. A picture that
+        is late does not undo what was done, so it is no failure."""
+        answer, revision = await self._call(host, method, path, body)
+        with suppress(DeadlineExceeded):
+            await self._mirror.reached(revision, MIRROR_DEADLINE_S)
+        return answer
+
+    async def _call(self, host: str, method: str, path: str, body: bytes) -> tuple[Any, int]:
+        """The answer, and the revision of the store that the other host had seen when it gave it."""
         record = self._mirror.cluster.hosts[host]
         url = f"https://{record.address}:{record.api_port}{path}"
         timeout = aiohttp.ClientTimeout(total=PASS_ON_DEADLINE_S, connect=CONNECT_DEADLINE_S)
@@ -136,7 +147,7 @@ class PeerVolumes:
             raise _unreachable(host, error) from error
         if response.status >= 400:
             raise _refusal(response.status, answer)
-        return msgspec.json.decode(answer)
+        return msgspec.json.decode(answer), int(response.headers.get(REVISION_HEADER, 0))
 
 
 def _path(volume: str) -> str:
