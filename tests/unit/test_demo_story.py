@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drover.errors import Conflict, DroverError, NotFound
+from drover.errors import Conflict, DroverError, MissingTool, NotFound
 from drover.lab import demo
 from drover.lab.clients import TIMED_OUT, Docker
 from drover.lab.stage import Stage
@@ -72,6 +72,18 @@ def test_a_broken_promise_tells_expectation_and_evidence_and_ends_its_act_only(t
     assert "expected two; found one" in told.text
     assert "h1: last words" in told.text
     assert "never told" not in told.text
+
+
+def test_what_to_do_about_a_failure_is_told_with_it(told: Told) -> None:
+    story = Story(told.voice, clock=told.clock)
+
+    def broken() -> None:
+        with story.promise("three hosts"):
+            raise MissingTool("this machine has no nft", hint="install the package nftables")
+
+    story.act("Broken", broken)
+    assert "this machine has no nft" in told.text
+    assert "install the package nftables" in told.text
 
 
 def test_a_promise_inside_another_is_told_once_and_breaks_both(told: Told) -> None:

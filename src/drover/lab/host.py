@@ -180,7 +180,11 @@ class LabHost:
                 env={**_inherited(), "DROVER_LAB": f"{self.lab.name}/{self.name}"},
                 check=True,
             )
-        wait_until(lambda: pid_file.exists() and pid_file.stat().st_size > 0, f"the start of {name}")
+        try:
+            wait_until(lambda: pid_file.exists() and pid_file.stat().st_size > 0, f"the start of {name}")
+        except DeadlineExceeded as error:
+            log = self.directory / f"{name}.log"
+            raise Unavailable(f"{name} of {self.name} did not start: {_tail(log)}", hint=f"see {log}") from error
 
     def pid_of(self, name: str) -> int | None:
         """The process id of a daemon started by `spawn`; None if it does not run (the number may be another's now)."""

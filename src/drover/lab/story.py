@@ -112,6 +112,8 @@ class Story:
         row.figure = row.figure or _first_line(error)
         self._voice.title(f"{self._now()} FAIL {row.promise}")
         self.show(str(error) or type(error).__name__)
+        if isinstance(error, DroverError):
+            self.show(error.hint)
         self.show(self._evidence())
 
     def now_s(self) -> float:
