@@ -1,8 +1,8 @@
 """The claims of a cluster, grouped: what the overlay, the names and the published ports all start from.
 
 A picture shares the tables that did not change with the one before it, so grouping 5,000 claims again is needed only
-when one of them changed: the last grouping is kept, and known by the identity of its table. That of a few rows is not
-kept: it is quickly made, and pictures of a few containers (`decide.parts`) must not drive out that of the cluster.
+when one of them changed: the last grouping is kept, and known by the identity of its table. Those of a few rows are
+kept apart, some of them: pictures of a few containers (`decide.parts`) must not drive out that of the cluster.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from drover.model.records import Address, Port, ServiceAddress
 C = TypeVar("C", Address, Port, ServiceAddress)
 Claims = Mapping[str, Sequence[Address]]
 FEW = 64
+KEPT = 32
+"""How many groupings of a few rows are kept."""
 
 
 class _Grouping(Generic[C]):
@@ -24,17 +26,28 @@ class _Grouping(Generic[C]):
     def __init__(self, by: Callable[[C], str]) -> None:
         self._by: Callable[[C], str] = by
         self._last: tuple[Mapping[str, C], Mapping[str, Sequence[C]]] = ({}, {})
+        self._small: dict[int, tuple[Mapping[str, C], Mapping[str, Sequence[C]]]] = {}
+        """By the identity of the table, which therefore is kept, too."""
 
     def of(self, table: Mapping[str, C]) -> Mapping[str, Sequence[C]]:
-        known, groups = self._last
-        if known is table:
-            return groups
+        if not table:
+            return {}
+        known = self._small.get(id(table), self._last)
+        if known[0] is table:
+            return known[1]
         made: dict[str, list[C]] = {}
         for claim in table.values():
             made.setdefault(self._by(claim), []).append(claim)
         if len(table) > FEW:
             self._last = (table, made)
+        else:
+            self._keep(table, made)
         return made
+
+    def _keep(self, table: Mapping[str, C], made: Mapping[str, Sequence[C]]) -> None:
+        if len(self._small) >= KEPT:
+            self._small.clear()
+        self._small[id(table)] = (table, made)
 
 
 _addresses_by_network: _Grouping[Address] = _Grouping(lambda claim: claim.network)

@@ -16,7 +16,7 @@ Nothing else can have changed. A *mark* is a key whose value does not matter, on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -34,16 +34,19 @@ Values = Mapping[Table, Rows]
 Local = Callable[[Collection[str]], Values]
 """The values of a part, from the ids of its containers."""
 Givers = Mapping[Key, frozenset[str]]
-_Found = dict[Table, dict[Key, set[str]]]
-_NOTHING: Rows = {}
+_Alone = Mapping[str, Values]
+"""What each of some containers would have if it were alone: not what it has none of."""
+_NOTHING: Mapping[Any, Any] = {}
+_SEVERAL = object()
 NOBODY: frozenset[str] = frozenset()
 
 
 class Pieces(msgspec.Struct, frozen=True):
-    """The module's table."""
+    """The module's table. `has`: the givers the other way round, which keys each container has."""
 
     values: Values = {}
     givers: Mapping[Table, Givers] = {}
+    has: Mapping[str, Mapping[Table, Set[Key]]] = {}
 
     def rows(self, kind: str, network: str = "") -> Rows:
         return self.values.get((kind, network), _NOTHING)
@@ -52,37 +55,62 @@ class Pieces(msgspec.Struct, frozen=True):
         return self.givers.get((kind, network), _NOTHING)
 
 
-def updated(pieces: Pieces, touched: Collection[str], before: Local, after: Local, marks: Set[str]) -> Pieces:
-    """The pieces after the `touched` containers changed. `before` is the function on the picture that the pieces are
-    from, `after` on the new one; `marks` are the kinds of tables with marks. Tables in which nothing changed are the
-    same objects as before."""
-    gone, come = _alone(touched if pieces.givers else (), before), _alone(touched, after)
+def updated(pieces: Pieces, touched: Collection[str], after: Local, marks: Set[str]) -> Pieces:
+    """The pieces after the `touched` containers changed. `after` is the function on the new picture; `marks` are the
+    kinds of tables with marks. Tables in which nothing changed are the same objects as before."""
+    if not touched:
+        return pieces
+    alone = {one: {table: rows for table, rows in after((one,)).items() if rows} for one in touched}
+    gone, come = _having({one: pieces.has.get(one, _NOTHING) for one in touched}), _having(alone)
     givers, values = dict(pieces.givers), dict(pieces.values)
-    dirty = {table: gone.get(table, _NOTHING).keys() | come.get(table, _NOTHING).keys() for table in {*gone, *come}}
-    for table, keys in dirty.items():
-        givers[table] = _given(pieces.who(*table), keys, gone.get(table, _NOTHING), come.get(table, _NOTHING))
-    valued = {table: keys for table, keys in dirty.items() if table[0] not in marks}
-    fresh = after({one for table, keys in valued.items() for key in keys for one in givers[table].get(key, NOBODY)})
-    for table, keys in valued.items():
-        rows = {key: value for key, value in fresh.get(table, _NOTHING).items() if key in keys}
-        values[table] = _replaced(pieces.rows(*table), {**rows, **dict.fromkeys(keys - rows.keys())})
-    return Pieces(values, givers)
+    fresh: dict[Table, dict[Key, Any]] = {}
+    members: set[str] = set()
+    for table in {**come, **gone}:
+        left, joined = gone.get(table, _NOTHING), come.get(table, _NOTHING)
+        givers[table] = _given(pieces.who(*table), left, joined)
+        if table[0] not in marks:
+            fresh[table] = dict.fromkeys((*joined, *left))
+            members |= _take_own(fresh[table], givers[table], table, alone)
+    together = after(members) if members else {}
+    for table, known in fresh.items():
+        found = together.get(table, _NOTHING)
+        rows = {key: found.get(key) if value is _SEVERAL else value for key, value in known.items()}
+        values[table] = _replaced(pieces.rows(*table), rows)
+    has = {one: {table: rows.keys() for table, rows in tables.items()} for one, tables in alone.items()}
+    return Pieces(values, givers, _replaced(pieces.has, has))
 
 
-def _given(givers: Givers, keys: Set[Key], left: Rows, joined: Rows) -> Givers:
+def _having(containers: Mapping[str, Mapping[Table, Iterable[Key]]]) -> dict[Table, dict[Key, set[str]]]:
+    """Who of the containers has each key."""
+    found: dict[Table, dict[Key, set[str]]] = {}
+    for one, tables in containers.items():
+        for table, keys in tables.items():
+            having = found.setdefault(table, {})
+            for key in keys:
+                having.setdefault(key, set()).add(one)
+    return found
+
+
+def _given(givers: Givers, left: Rows, joined: Rows) -> Givers:
     """Who has each key after some left it and some joined."""
+    keys = (*joined, *left)
     now = {key: (givers.get(key, NOBODY) - left.get(key, NOBODY)) | joined.get(key, NOBODY) for key in keys}
     return _replaced(givers, now)
 
 
-def _alone(containers: Collection[str], function: Local) -> _Found:
-    """Who has each key, each container looked at alone."""
-    found: _Found = {}
-    for one in containers:
-        for table, rows in function((one,)).items():
-            for key in rows:
-                found.setdefault(table, {}).setdefault(key, set()).add(one)
-    return found
+def _take_own(rows: dict[Key, Any], givers: Givers, table: Table, alone: _Alone) -> set[str]:
+    """Fill in the values of keys that only one container has, if it is one of those that were looked at alone; who has
+    the others is returned: those have to be looked at together."""
+    members: set[str] = set()
+    for key in rows:
+        having = givers.get(key, NOBODY)
+        only = next(iter(having)) if len(having) == 1 else ""
+        if only in alone:
+            rows[key] = alone[only][table][key]
+        elif having:
+            rows[key] = _SEVERAL
+            members |= having
+    return members
 
 
 def _replaced(rows: Rows, now: Rows) -> Rows:

@@ -34,8 +34,8 @@ def remembered(*tables: str) -> Callable[[Callable[Concatenate[Cluster, P], T]],
 
         @wraps(function)
         def asked(cluster: Cluster, *args: P.args, **kwargs: P.kwargs) -> T:
-            now = [cluster.tables.get(table) for table in tables]
-            key = (*args, *kwargs.values())
+            now = [*map(cluster.tables.get, tables)]
+            key = (*args, *kwargs.values()) if kwargs else args
             known = last.get(key)
             if known is not None and all(map(is_, known[0], now)):
                 return known[1]

@@ -101,15 +101,23 @@ def _rank(cluster: Cluster, group: tuple[str, ...], host: r.Host, zone: str | No
     return same_zone, missing, full, crc32(f"{group[0]}/{host.name}".encode()), host.name
 
 
+@remembered("volumes", "containers", "hosts", "alive", "host_facts", "volume_facts", "volume_space")
+def _keepers(cluster: Cluster) -> Mapping[str, list[str]]:
+    """The keepers of every volume whose holder is up."""
+    known = groups(cluster)
+    reachable = (volume for volume in cluster.volumes.values() if volume.host in cluster.alive)
+    return {volume.name: keepers(cluster, volume, known) for volume in reachable}
+
+
 @remembered("volumes", "containers", "hosts", "alive", "host_facts", "volume_facts", "volume_space", "moves")
 def kept_here(cluster: Cluster, host: str) -> tuple[tuple[r.Volume, ...], ...]:
     """The volumes that `host` should refresh its copy of now and then, those of a group together: not while they move,
     are made anew, or have no space."""
-    known = groups(cluster)
+    known, keeping = groups(cluster), _keepers(cluster)
     rounds: dict[tuple[str, str, str], list[r.Volume]] = {}
     for volume in cluster.volumes.values():
         reachable = volume.host != host and volume.host in cluster.alive
-        if reachable and host in keepers(cluster, volume, known) and not paused(cluster, volume, host):
+        if reachable and host in keeping[volume.name] and not paused(cluster, volume, host):
             group = known.get(volume.name, (volume.name,))
             rounds.setdefault((group[0], volume.host, driver_of(cluster, volume)), []).append(volume)
     return tuple(tuple(sorted(one, key=lambda volume: volume.name)) for one in rounds.values())
@@ -137,13 +145,14 @@ def next_refresh(interval_s: float, began_at: float, ended_at: float) -> float:
 
 def spare(cluster: Cluster, host: str, volume: r.Volume, here: tuple[str, ...], now: float) -> tuple[str, ...]:
     """The snapshots on `host` that nobody needs, by the module's table."""
-    if move_of_volume(cluster, volume.name) is not None:
-        return ()
     ours = [one for one in here if not label_of(one)]
+    old = [one for one in ours[:-KEPT] if now - taken_at(one) > YOUNG_S]
+    if not old or move_of_volume(cluster, volume.name) is not None:
+        return ()
     kept = {*ours[-KEPT:], volume.snapshot, *_sources(cluster, volume)}
     for facts in _others(cluster, host, volume.name):
         kept.update([one for one in ours if one in facts.snapshots][-KEPT:])
-    return tuple(one for one in ours if one not in kept and now - taken_at(one) > YOUNG_S)
+    return tuple(one for one in old if one not in kept)
 
 
 def _sources(cluster: Cluster, volume: r.Volume) -> Iterable[str]:

@@ -83,13 +83,12 @@ def follow(before: Wiring, cluster: Cluster) -> Wiring:
     """The wiring at another picture. The first one follows `Wiring(host=…, mtu_bytes=…)`, which has nothing."""
     if before.cluster is cluster:
         return before
-    if _hosts(before.cluster) != _hosts(cluster):
+    if before.cluster.hosts is not cluster.hosts and _hosts(before.cluster) != _hosts(cluster):
         before = Wiring(host=before.host, mtu_bytes=before.mtu_bytes)
     touched = _touched(before, cluster)
     places = updated(
         before.places,
         touched,
-        lambda some: _places(part(before.cluster, some), before.host),
         lambda some: _places(part(cluster, some), before.host),
         MARKS,
     )
@@ -98,7 +97,6 @@ def follow(before: Wiring, cluster: Cluster) -> Wiring:
     answers = updated(
         before.answers,
         touched,
-        lambda some: _answers(part(before.cluster, some), before.host, before.networks),
         lambda some: _answers(part(cluster, some), before.host, networks),
         MARKS,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from drover.errors import Invalid
 
@@ -53,6 +54,7 @@ def _taken_ms(snapshot: str) -> int:
     return int(_parts(snapshot)[1])
 
 
+@lru_cache(maxsize=16_384)
 def _parts(snapshot: str) -> tuple[str, str, str | None]:
     found = _ID.fullmatch(snapshot)
     if found is None:

@@ -28,34 +28,22 @@ class Deadlock(RuntimeError):
 class _Handle:
     """A callback that is to be called once: asyncio's own, without what only a debugger needs."""
 
-    __slots__ = ("_args", "_call", "_context", "_gone", "_when")
+    __slots__ = ("_when", "args", "call", "context")
 
     def __init__(self, call: Callable[..., object], args: tuple[Any, ...], context: Context, when: float) -> None:
-        self._call: Callable[..., object] | None = call
-        self._args = args
-        self._context = context
+        self.call: Callable[..., object] | None = call
+        self.args = args
+        self.context = context
         self._when = when
-        self._gone = False
 
     def cancel(self) -> None:
-        self._gone, self._call, self._args = True, None, ()
+        self.call, self.args = None, ()
 
     def cancelled(self) -> bool:
-        return self._gone
+        return self.call is None
 
     def when(self) -> float:
         return self._when
-
-    def run(self, loop: asyncio.AbstractEventLoop) -> None:
-        call = self._call
-        if call is None:
-            return
-        try:
-            self._context.run(call, *self._args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            loop.call_exception_handler({"message": f"Exception in callback {call!r}", "exception": error})
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -73,6 +61,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._numbers = count()
         self.after_each = after_each
         super().__init__()
+        self.get_debug = bool  # type: ignore[method-assign]
+        """False: each future and task asks, and this is the cheapest answer."""
 
     def time(self) -> float:
         return self._virtual
@@ -85,7 +75,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: Context | None = None
     ) -> Any:
-        return self.call_at(self._virtual + delay, callback, *args, context=context)
+        when = self._virtual + delay
+        handle = _Handle(callback, args, context or copy_context(), when)
+        heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
@@ -99,13 +92,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if not due and not self._stopping:  # type: ignore[attr-defined]
             self._jump()
         for _ in range(len(due)):
-            due.popleft().run(self)
+            handle = due.popleft()
+            if (call := handle.call) is not None:
+                try:
+                    handle.context.run(call, *handle.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self.call_exception_handler({"message": f"Exception in callback {call!r}", "exception": error})
         self.after_each()
 
     def _jump(self) -> None:
         """To the next timer that was not called off, and all others of that instant."""
         timers = self._timers
-        while timers and timers[0][2].cancelled():
+        while timers and timers[0][2].call is None:
             heappop(timers)
         if not timers:
             raise Deadlock("every task waits for something that no timer will bring")

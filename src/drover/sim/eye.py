@@ -119,15 +119,14 @@ class Eye:
 
     def live(self) -> list[Live]:
         """Every process of ours that runs now, on any host."""
-        return [
-            self._live(host, container)
-            for host in self._hosts.values()
-            if host.powered
-            for container in host.engine.processes()
-            if container.labels.get(ID_LABEL)
-        ]
+        found: list[Live] = []
+        for host in self._hosts.values():
+            if host.powered and (running := host.engine.processes()):
+                heard = self.heard(host)
+                found += [self._live(host, one, heard) for one in running if one.labels.get(ID_LABEL)]
+        return found
 
-    def _live(self, host: SimHost, container: FakeContainer) -> Live:
+    def _live(self, host: SimHost, container: FakeContainer, heard: bool) -> Live:
         identity = container.labels[ID_LABEL]
         return Live(
             host=host.name,
@@ -135,7 +134,7 @@ class Eye:
             exclusive=self._holds_claims(identity),
             volumes=frozenset(volume for volume, _ in host.engine.writable(container)),
             addresses=frozenset(host.engine.addresses.get(container.engine_id, {}).items()),
-            heard=self.heard(host),
+            heard=heard,
         )
 
     def _holds_claims(self, identity: str) -> bool:

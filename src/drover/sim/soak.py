@@ -10,6 +10,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
@@ -60,12 +61,20 @@ def _side_by_side(seed: int, hosts: int, slow: bool, jobs: int) -> Iterator[Outc
 def played(seed: int, hosts: int, slow: bool) -> Outcome:
     """One history from its seed. Garbage is collected after it: a history's world is one large circle of objects, all
     of which are in use until its end."""
+    _leave_out_what_stays()
     gc.disable()
     try:
         return play(draw(seed, hosts, slow))
     finally:
         gc.enable()
         gc.collect()
+
+
+@cache
+def _leave_out_what_stays() -> None:
+    """Modules and classes, a hundred thousand objects, are never garbage: from now on no collection looks at them."""
+    gc.collect()
+    gc.freeze()
 
 
 def shrunk(history: History, outcome: Outcome, tries: int = 400) -> History:
