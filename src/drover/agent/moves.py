@@ -154,6 +154,8 @@ class Mover:
         finally:
             pulls.cancel()
             await asyncio.wait([pulls])
+            if not pulls.cancelled() and isinstance(error := pulls.exception(), Exception):
+                log.error("copying ahead failed in a way nobody foresaw", move=key, exc_info=error)
 
     async def _pull_ahead(self, move: r.Move, volume: str, tally: Tally) -> None:
         wanted = self._wanted(move, volume, last=True)

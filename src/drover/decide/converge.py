@@ -423,6 +423,8 @@ def _removed_volumes(context: _Context) -> Iterable[s.Step]:
 def _volumes_elsewhere(context: _Context) -> Iterable[s.Step]:
     """What is left here of claims that are over: the engine's volume, then the live set, never the snapshots. A live
     set goes last: by then no container can write it."""
+    if not context.seen.volumes and not context.seen.live:
+        return
     held = {volume.name for volume in held_by(context.cluster, context.host)}
     coming = {volume for _, move in active(context.cluster) if move.target == context.host for volume in move.volumes}
     in_use = {volume for one in context.seen.containers or () for volume in _volume_names(context.cluster, one)}

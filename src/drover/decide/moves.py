@@ -58,7 +58,7 @@ def volume_key(volume: str) -> str:
 
 def active(cluster: Cluster) -> Iterable[tuple[str, r.Move]]:
     """The moves that have not ended, with their keys."""
-    return ((key, move) for key, move in cluster.moves.items() if move.phase not in ENDED)
+    return [(key, move) for key, move in cluster.moves.items() if move.phase not in ENDED] if cluster.moves else ()
 
 
 def move_of_volume(cluster: Cluster, volume: str) -> tuple[str, r.Move] | None:

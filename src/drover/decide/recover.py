@@ -127,7 +127,9 @@ def relocations(cluster: Cluster, now: float, successor: Successor = no_replica)
     patience only."""
     scene = _scene(cluster, now, successor)
     views = kept(cluster)  # also while nothing is lost: to begin adding up all hosts then would take seconds
-    boards = _Boards(views if scene.moving else HostViews({}))
+    if not scene.moving:
+        return Recovery()
+    boards = _Boards(views)
     found: list[Relocation] = []
     later: dict[str, _Later] = {}
     written: set[str] = set()

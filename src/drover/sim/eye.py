@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from drover.agent.fence import TARGETS_REST_ON
 from drover.decide.fence import holds_claims
 from drover.decide.invariants import Live, steps_back, violations
 from drover.drivers.engine.fake_container import FakeContainer
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 FENCES = ("its watchdog", "the order `kill`")
 """No client kills in the simulation: whoever does is a fence."""
+CLAIMS_REST_ON = TARGETS_REST_ON
+"""The tables that say what holds claims: a commit to others changes nothing that is looked at."""
 EARLY = 0.2
 """By how much of its time a fence may be early: the answer to the last renewal may come with it."""
 
@@ -43,7 +46,8 @@ class Eye:
         self._hosts = hosts
         self._cluster = cluster
         self._self_fence_s = self_fence_s
-        self._stale = True
+        self.stale = True
+        """Whether something changed since the eye looked."""
         self._found: list[str] = []
         self.trace = Trace()
         self.skew_s = 0.0
@@ -91,7 +95,8 @@ class Eye:
         self._found += steps_back(before, after)
         if before.volumes is not after.volumes:
             self._found += self.ledger.passed(before, after)
-        self.changed()
+        if any(before.tables.get(table) is not after.tables.get(table) for table in CLAIMS_REST_ON):
+            self.changed()
 
     def booted(self, host: str) -> None:
         """What a fence stopped there before counts as ended by the power cut: nobody remembers."""
@@ -100,7 +105,7 @@ class Eye:
                 self.ends[identity] = host, "a power cut"
 
     def changed(self) -> None:
-        self._stale = True
+        self.stale = True
 
     # -- what it looks at ------------------------------------------------------------------------------------------
 
@@ -110,8 +115,8 @@ class Eye:
 
     def check(self) -> None:
         """Raises `BrokenPromise`."""
-        if self._stale:
-            self._stale = False
+        if self.stale:
+            self.stale = False
             self._found += violations(self.live())
             self._found += self._writes_nowhere()
         if self._found:

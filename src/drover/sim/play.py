@@ -97,11 +97,18 @@ class _Game:
         await world.start()
         self._loop = asyncio.get_running_loop()
         self._loop.after_each = self._after_each  # type: ignore[attr-defined]
+        self._loop.set_exception_handler(self._unheard)
         await asyncio.sleep(STAND_S)
         await self._phase_one(faults, self.clients)
         self.trace.tell("all is healed")
         await faults.heal()
         await self._phase_two(world, self.clients)
+
+    def _unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What failed in a callback, or in a task that nobody asked how it ended."""
+        assert self.world is not None
+        what = context.get("exception") or context.get("future") or context.get("task") or ""
+        self.world.eye.fault(f"a fault of Drover's own: {context['message']}: {what!r}")
 
     def _after_each(self) -> None:
         """After each round of callbacks: many a second, so what did not change is not looked at."""
@@ -129,6 +136,7 @@ class _Game:
         calm_since: float | None = None
         while calm_since is None or loop.time() - calm_since < CALM_S:
             await asyncio.sleep(LOOK_S)
+            world.eye.changed()  # all of it is looked at once more, whatever was told of it
             self.left = unsettled(world, clients)
             blamed = [one for one in self.left if not one.excused]
             calm_since = None if blamed else loop.time() if calm_since is None else calm_since

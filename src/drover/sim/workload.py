@@ -32,6 +32,7 @@ from drover.api.app import commit
 from drover.api.context import Context
 from drover.api.membership import Decision, decide_scheduling
 from drover.decide import moves
+from drover.decide.resolve import resolve_container
 from drover.errors import DroverError, Invalid
 from drover.gateway.call import Call, Reply
 from drover.model import records as r
@@ -224,7 +225,7 @@ class Clients:
             if event.kind == "cancel":
                 made = moves.cancelled(cluster, identity or "", "it was cancelled")
             elif event.kind == "move":
-                made = moves.begin_container(cluster, cluster.containers[identity or ""], asked, host.now())
+                made = moves.begin_container(cluster, resolve_container(cluster, identity or ""), asked, host.now())
             else:
                 made = moves.begin_volume(cluster, event.what, asked, host.now())
             return Decision(made.changes, made.expect)

@@ -132,9 +132,11 @@ class World:
 
     def passes(self, one: str, other: str) -> bool:
         """Whether packets pass between two hosts, both ways."""
-        both = (self.hosts[one], self.hosts[other])
-        up = all(host.powered and host.connected for host in both)
-        return one == other or (up and not self.eye.cuts & {(one, other), (other, one)})
+        if one == other:
+            return True
+        here, there, cuts = self.hosts[one], self.hosts[other], self.eye.cuts
+        up = here.powered and here.connected and there.powered and there.connected
+        return up and not (cuts and ((one, other) in cuts or (other, one) in cuts))
 
     def linked(self, one: str, other: str) -> SimHost | None:
         """The other host, if packets pass both ways."""
