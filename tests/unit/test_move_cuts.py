@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
@@ -189,6 +190,21 @@ def test_a_cancellation_while_the_target_waits_for_the_end_is_not_waited_out() -
         assert move.phase == "aborted"
         assert move.ended_at - cancelled_at < LAST_S
         world.check()
+
+    on_virtual_time(scene, SLOW_S)
+
+
+def test_what_is_called_off_with_a_move_ends_without_a_sound() -> None:
+    async def scene(world: MoveWorld) -> None:
+        unheard: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context["message"]))
+        await world.begin("h2")
+        await world.until(lambda now: now.moves[CID].phase == "stopping")
+        world.hosts["h1"].engine.slow_s = 8.0
+        await world.cancel()
+        assert (await world.ended()).phase == "aborted"
+        gc.collect()
+        assert unheard == []
 
     on_virtual_time(scene, SLOW_S)
 

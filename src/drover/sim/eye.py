@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 FENCES = ("its watchdog", "the order `kill`")
 """No client kills in the simulation: whoever does is a fence."""
-CLAIMS_REST_ON = TARGETS_REST_ON
-"""The tables that say what holds claims: a commit to others changes nothing that is looked at."""
 EARLY = 0.2
 """By how much of its time a fence may be early: the answer to the last renewal may come with it."""
 
@@ -46,8 +44,7 @@ class Eye:
         self._hosts = hosts
         self._cluster = cluster
         self._self_fence_s = self_fence_s
-        self.stale = True
-        """Whether something changed since the eye looked."""
+        self._stale = True
         self._found: list[str] = []
         self.trace = Trace()
         self.skew_s = 0.0
@@ -95,7 +92,7 @@ class Eye:
         self._found += steps_back(before, after)
         if before.volumes is not after.volumes:
             self._found += self.ledger.passed(before, after)
-        if any(before.tables.get(table) is not after.tables.get(table) for table in CLAIMS_REST_ON):
+        if any(before.tables.get(table) is not after.tables.get(table) for table in TARGETS_REST_ON):
             self.changed()
 
     def booted(self, host: str) -> None:
@@ -105,7 +102,7 @@ class Eye:
                 self.ends[identity] = host, "a power cut"
 
     def changed(self) -> None:
-        self.stale = True
+        self._stale = True
 
     # -- what it looks at ------------------------------------------------------------------------------------------
 
@@ -115,8 +112,8 @@ class Eye:
 
     def check(self) -> None:
         """Raises `BrokenPromise`."""
-        if self.stale:
-            self.stale = False
+        if self._stale:
+            self._stale = False
             self._found += violations(self.live())
             self._found += self._writes_nowhere()
         if self._found:
