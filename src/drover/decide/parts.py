@@ -104,8 +104,8 @@ def _take_own(rows: dict[Key, Any], givers: Givers, table: Table, alone: _Alone)
     members: set[str] = set()
     for key in rows:
         having = givers.get(key, NOBODY)
-        only = next(iter(having)) if len(having) == 1 else ""
-        if only in alone:
+        only = next(iter(having)) if len(having) == 1 else None
+        if only is not None and only in alone:
             rows[key] = alone[only][table][key]
         elif having:
             rows[key] = _SEVERAL
