@@ -117,6 +117,8 @@ class World:
                 self._start(container)
             case a.Bring(container=container):
                 self.write(*start_draft(self.cluster, container).changes)
+            case a.Restart(container=container):
+                self._start(container)
             case a.Rename(container=container, to=name):
                 record = self.cluster.containers[container]
                 self.write(
@@ -186,6 +188,12 @@ class World:
         record, host = self.cluster.containers[container], self.cluster.placements[container].host
         keys = [r.key("containers", container), r.key("placements", container), r.key("names", record.name)]
         self.write(*map(delete, [*keys, r.key("container_facts", host, container)]))
+
+    def stop(self, container: str) -> None:
+        """Somebody stops it."""
+        record = self.cluster.containers[container]
+        self.write(put(r.key("containers", container), msgspec.structs.replace(record, desired="stopped")))
+        self.facts(container, state="exited", exit_code=0)
 
     def pass_time(self, seconds: float = 1.0) -> None:
         """Time goes on, and what runs shows what it does."""

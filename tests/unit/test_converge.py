@@ -6,7 +6,7 @@ import pytest
 
 from drover.decide import steps as s
 from drover.decide.converge import REFUSED_KEPT_S, Seen, SeenHere, converge, running_strays
-from drover.decide.fence import Restarts
+from drover.decide.restarts import Restarts
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, put
 

@@ -261,9 +261,9 @@ def test_the_create_call_says_what_the_canonical_form_says(name: str, key: str) 
     check_networks(canonical, key, app.services[key], body)
     check_deploy(asked, app.services[key], body)
     check_files(asked, app.services[key])
-    dependencies = {one.service: (one.condition, one.required) for one in app.services[key].depends_on}
+    dependencies = {one.service: (one.condition, one.required, one.restart) for one in app.services[key].depends_on}
     for other, how in asked.get("depends_on", {}).items():
-        assert dependencies[other] == (how["condition"], how.get("required", True))
+        assert dependencies[other] == (how["condition"], how.get("required", True), how.get("restart", False))
 
 
 def check_networks(canonical: Body, key: str, service: Service, body: Body) -> None:
@@ -301,6 +301,7 @@ def check_deploy(asked: Body, service: Service, body: Body) -> None:
     if restart:
         expected = {"none": "no", "any": "unless-stopped", "on-failure": "on-failure"}[restart]
         assert host_config["RestartPolicy"]["Name"] == expected
+    check_restarts(deploy.get("restart_policy", {}), body)
     assert service.labels == deploy.get("labels", {})
     for section, found in (("update_config", service.update), ("rollback_config", service.rollback)):
         update = deploy.get(section, {})
@@ -309,6 +310,19 @@ def check_deploy(asked: Body, service: Service, body: Body) -> None:
         assert found.failure_action == update.get("failure_action", "pause")
         assert seconds(round(found.delay_s * NANO)) == update.get("delay", "0ms")
         assert found.max_failure_ratio == pytest.approx(update.get("max_failure_ratio", 0))
+
+
+def check_restarts(policy: Body, body: Body) -> None:
+    """What Docker's policy has no word for is in labels, and only that: a window needs something to count."""
+    most = policy.get("max_attempts", 0)
+    window = policy.get("window", "0ms") if most else "0ms"
+    labels = {name: float(value) for name, value in body["Labels"].items() if name.startswith("drover.restart.")}
+    assert seconds(round(labels.pop("drover.restart.delay", 0) * NANO)) == policy.get("delay", "0ms")
+    assert seconds(round(labels.pop("drover.restart.window", 0) * NANO)) == window
+    if policy:
+        assert labels.get("drover.restart.attempts", body["HostConfig"]["RestartPolicy"]["MaximumRetryCount"]) == most
+    else:
+        assert not labels
 
 
 def check_files(asked: Body, service: Service) -> None:

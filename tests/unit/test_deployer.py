@@ -14,6 +14,7 @@ from gateway_world import API, IMAGE, Agent, World, refused, response
 from drover.daemon.deployer import Deployer
 from drover.decide.app_changes import deploy_draft, remove_draft, scale_draft
 from drover.decide.app_view import app_view
+from drover.decide.apps import instances
 from drover.decide.services import Draft
 from drover.manifest.app import read_app
 from drover.model import records as r
@@ -107,6 +108,27 @@ async def test_from_nothing_to_running_and_away_again(deployed: Deployed) -> Non
     await deployed.until("gone")
     assert not deployed.cluster.containers
     assert "shop_data" in deployed.cluster.volumes
+
+
+async def test_who_follows_a_dependency_is_restarted_when_that_was_replaced(deployed: Deployed) -> None:
+    def shop(version: str) -> dict[str, Any]:
+        at_once = {"update_config": {"monitor": "1ms"}, "replicas": 1}
+        db = {"image": "busybox", "deploy": at_once, "environment": {"V": version}}
+        return {"db": db, "web": web(1, depends_on={"db": {"restart": True}})}
+
+    def order() -> tuple[str, int]:
+        [one] = [one for one in instances(deployed.cluster, "shop") if one.service == "web"]
+        return one.container.order.verb, one.container.order.number
+
+    await agents(deployed)
+    await deployed.lead("h1")
+    deployed.deploy(**shop("1"))
+    await deployed.until("converged")
+    _, before = order()
+    deployed.deploy(**shop("2"))
+    await deployed.until("working")
+    await deployed.until("converged")
+    assert order() == ("restart", before + 1), "once"
 
 
 async def test_a_second_network_is_joined_before_the_start(deployed: Deployed) -> None:

@@ -10,7 +10,7 @@ from cluster_factory import cid, container, host, host_config, three, volume
 
 from drover.decide import steps as s
 from drover.decide.converge import Seen, SeenHere, converge
-from drover.decide.fence import Restarts
+from drover.decide.restarts import Restarts
 from drover.decide.unhealthy import LABEL, MAX_DELAY_S, MOVE_PAUSE_S, RESTARTS, moves_of_unhealthy, policy, restarted
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, put

@@ -23,7 +23,7 @@ from drover.agent.endpoints import Endpoints
 from drover.agent.fence import Fence
 from drover.agent.files import ContainerFiles
 from drover.agent.moves import Mover, Sources, without_copying
-from drover.agent.report import Reporter, container_facts
+from drover.agent.report import Reporter
 from drover.agent.view import View
 from drover.agent.volume_life import VolumeLife
 from drover.agent.volume_rounds import VolumeRounds
@@ -32,9 +32,9 @@ from drover.agent.withdrawal import Senders, Withdrawer
 from drover.decide import encryption, overlay
 from drover.decide import steps as s
 from drover.decide.converge import answer_of
-from drover.decide.fence import Restarts
 from drover.decide.parking import parked
 from drover.decide.removal import container_removal
+from drover.decide.restarts import remembered
 from drover.decide.tables import host_networks, networks_everywhere
 from drover.drivers.backups.port import Backups
 from drover.drivers.engine.port import Engine, SeenContainer
@@ -200,12 +200,9 @@ class Actor:
     def report(self, container: str, progress: str = "") -> None:
         """Report what the view holds of a container, with this host's last answer about it."""
         answer = answer_of(self._cluster, self._host, self._view.answers, container)
-        seen = self._view.containers.get(container)
-        interrupted = seen is not None and self._view.was_interrupted(seen)
-        mended = self._view.mended.get(container, Restarts()).count
-        facts = container_facts(
-            self._host, container, seen, answer, progress, interrupted=interrupted, unhealthy_restarts=mended
-        )
+        record = self._cluster.containers.get(container)
+        spec = parse_spec(record.body if record is not None else "")
+        facts = self._view.facts(self._host, container, spec, answer, progress)
         self._reporter.report(r.key("container_facts", self._host, container), facts)
 
     def answer(self, container: str, order: r.Order, status: int, text: str) -> None:
@@ -368,9 +365,10 @@ class Actor:
     async def _start(self, container: str) -> None:
         """Start without an order: a new copy, or one that ended."""
         seen = self._view.containers[container]
+        record = self._cluster.containers[container]
         if seen.state != "created" and seen.engine_id not in self._view.fenced:
-            self._view.started_again(container)
-        await self._endpoints.settle(self._cluster.containers[container])
+            self._view.started_again(container, remembered(parse_spec(record.body)))
+        await self._endpoints.settle(record)
         status, text = await self.start_engine(seen.engine_id, "start")
         await self._look(container, seen.engine_id)
         self.report(container)

@@ -35,6 +35,7 @@ def container_facts(
     *,
     interrupted: bool = False,
     unhealthy_restarts: int = 0,
+    restarts: int = 0,
 ) -> r.ContainerFacts:
     """The facts record of one container: what the engine shows (None: it does not have it) and the last answer."""
     if seen is None:
@@ -55,6 +56,7 @@ def container_facts(
         epoch=seen.epoch,
         interrupted=interrupted,
         unhealthy_restarts=unhealthy_restarts,
+        restarts=restarts,
         answer=answer,
         progress=progress,
     )

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from drover.agent.report import container_facts
 from drover.decide.converge import Seen, SeenHere
-from drover.decide.fence import Restarts, exited, started_again
+from drover.decide.restarts import Restarts, counted, exited, started_again
 from drover.decide.unhealthy import restarted
 from drover.drivers.engine.port import SeenContainer
 from drover.model import records as r
+from drover.model.spec import Spec
 
 
 class View:
@@ -43,6 +45,20 @@ class View:
         """Whether its process ended because Drover stopped it."""
         return seen.state in ("exited", "dead") and seen.engine_id in self.fenced | self.stopped_for_move
 
+    def facts(self, host: str, container: str, spec: Spec, answer: r.Answer, progress: str) -> r.ContainerFacts:
+        """What `host`, this one, reports of a container: all that is known of it here, and the last answer about it."""
+        seen = self.containers.get(container)
+        return container_facts(
+            host,
+            container,
+            seen,
+            answer,
+            progress,
+            interrupted=seen is not None and self.was_interrupted(seen),
+            unhealthy_restarts=self.mended.get(container, Restarts()).count,
+            restarts=counted(spec, self.restarts.get(container, Restarts())),
+        )
+
     def learn_all(
         self, containers: list[SeenContainer], networks: Mapping[str, str], volumes: Mapping[str, int]
     ) -> None:
@@ -60,7 +76,7 @@ class View:
         other = self.containers.get(seen.id)
         if seen.health == "healthy":
             self.mended.pop(seen.id, None)
-        if other is not None and other.engine_id == seen.engine_id and other.state == "running" != seen.state:
+        if other is not None and other.engine_id == seen.engine_id and _has_ended(other, seen):
             self.restarts[seen.id] = exited(self.restarts.get(seen.id, Restarts()), self._now())
         if other is None or other.engine_id == seen.engine_id or other.epoch < seen.epoch:
             if other is not None and other.engine_id != seen.engine_id:
@@ -79,9 +95,9 @@ class View:
                 return container
         return None
 
-    def started_again(self, container: str) -> None:
-        """The agent started it without being asked to."""
-        self.restarts[container] = started_again(self.restarts.get(container, Restarts()), self._now())
+    def started_again(self, container: str, keep: int = 0) -> None:
+        """The agent started it without being asked to; `keep` starts are remembered one by one."""
+        self.restarts[container] = started_again(self.restarts.get(container, Restarts()), self._now(), keep)
 
     def mended_again(self, container: str) -> None:
         """The agent restarted it because it was unhealthy."""
@@ -109,6 +125,12 @@ class View:
             restarts=dict(self.restarts),
             mended=dict(self.mended),
         )
+
+
+def _has_ended(before: SeenContainer, seen: SeenContainer) -> bool:
+    """Whether its process ended between two looks; it may have run so briefly that neither of them saw it run."""
+    stands = seen.state in ("exited", "dead")
+    return stands and (before.state not in ("exited", "dead") or before.finished_at != seen.finished_at)
 
 
 def _here(seen: SeenContainer) -> SeenHere:

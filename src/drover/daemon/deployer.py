@@ -207,6 +207,9 @@ class Deployer:
                 await self._call("POST", f"/containers/{container}/start", fine=(304,))
             case a.Bring(container=container):
                 await self._bring(container)
+            case a.Restart(container=container, why=why):
+                log.info("a container of an application is restarted", name=action.name, why=why)
+                await self._call("POST", f"/containers/{container}/restart", fine=(404,))
             case a.Rename(container=container, to=name):
                 await self._call("POST", f"/containers/{container}/rename?{urlencode({'name': name})}")
             case a.Remove(container=container, why=why, volumes=volumes):

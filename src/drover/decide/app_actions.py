@@ -7,6 +7,7 @@
     Join         POST /networks/X/connect
     Start        POST /containers/X/start
     Bring        none: its host is lost, and recovery starts it elsewhere once the records say that it shall run
+    Restart      POST /containers/X/restart
     Rename       POST /containers/X/rename
     Remove       POST /containers/X/stop, DELETE /containers/X
     DropNetwork  DELETE /networks/X
@@ -89,6 +90,11 @@ class Start(ContainerAction, frozen=True):
 
 class Bring(ContainerAction, frozen=True):
     container: str
+
+
+class Restart(ContainerAction, frozen=True):
+    container: str
+    why: str
 
 
 class Rename(ContainerAction, frozen=True):

@@ -8,6 +8,8 @@ known here: it only ever decides between equals.
     create      network, volume or container that is not there
     update      container of another version: in the order that update_config says
     remove      container whose service or slot is no more
+    restart     container that is kept, and follows a dependency that is updated (`followers`); update, if it shares
+                the dependency's namespaces or volumes
     keep        all else
 """
 
@@ -58,8 +60,13 @@ def plan(cluster: Cluster, wanted: App) -> Plan:
     entries = [*_resources(cluster, wanted), *_gone(wanted, grouped)]
     scene = cluster.apply(cluster.revision, _as_if_made(cluster, wanted))
     board = Board(kept(cluster))
-    for name, service in wanted.services.items():
-        entries += _service(scene, board, wanted, name, service, grouped.get(name, {}))
+    made = {
+        name: _service(scene, board, wanted, name, service, grouped.get(name, {}))
+        for name, service in wanted.services.items()
+    }
+    updated = {name for name, many in made.items() if any(one.change == "update" for one in many)}
+    for name, many in made.items():
+        entries += [_followed(wanted.services[name], one, updated) for one in many]
     unchanged = current is not None and same(current, wanted) and all(one.change == "keep" for one in entries)
     return Plan(wanted.name, unchanged, tuple(entries))
 
@@ -130,6 +137,16 @@ def _service(
         Entry(change="remove", kind="container", name=one.container.name, host=one.host, why=why) for one in over
     ]
     return entries
+
+
+def _followed(service: Service, entry: Entry, updated: set[str]) -> Entry:
+    """The entry of a container that is kept, where it follows a service that is updated."""
+    followed = [one for one in service.depends_on if one.restart and one.service in updated]
+    if not followed or entry.change != "keep" or entry.kind != "container" or service.is_job:
+        return entry
+    change = "update" if any(one.shares for one in followed) else "restart"
+    why = f"it follows {', '.join(one.service for one in followed)}, which is updated"
+    return msgspec.structs.replace(entry, change=change, why=why)
 
 
 def _slot(

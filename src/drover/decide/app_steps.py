@@ -9,6 +9,7 @@ Theory of operation. Networks and volumes first; then each service by itself, in
     a new container beside none, under another name         -> Rename
     a slot with a container of an older hash                -> `rollout.advance`; of a job: Remove at once
     a service with a schedule                               -> `jobs.advance_job`
+    a container whose dependency was replaced by a rollout  -> `followers`: Restart, or Remove to be made anew
 
 Dependencies hold up a service's first containers only: what ran before is replaced and brought back without asking. An
 application that is to go loses its containers, then its networks and, if asked, its volumes, then its records.
@@ -36,6 +37,7 @@ from drover.decide.app_actions import (
 )
 from drover.decide.app_changes import forgotten
 from drover.decide.apps import Instance, by_service, held_up, instances, leaving, wanted_slots
+from drover.decide.followers import follow_actions, follows
 from drover.decide.jobs import JobScene, advance_job, slot_of
 from drover.decide.rollout import ACTIVE, Scene, advance, policy_of, target_of
 from drover.model.apps import FILES_LABEL, FileUse, Rollout, Run, Service, Trouble
@@ -101,9 +103,13 @@ def _all_services(scene: _Scene, before: Deployment) -> AppSteps:
             again.append(taken.again_at)
             if taken.rollout is not None:
                 rollouts[name] = taken.rollout
+    rollouts = {name: one for name, one in rollouts.items() if name in scene.app.services}
+    noted = follows(scene.app, scene.grouped, before.follows, before.rollouts, rollouts)
+    actions += follow_actions(scene.app, scene.grouped, noted, rollouts)
     after = Deployment(
         app=before.app,
-        rollouts={name: one for name, one in rollouts.items() if name in scene.app.services},
+        rollouts=rollouts,
+        follows=noted,
         runs={name: many for name, many in runs.items() if name in next_due},
         next_due={name: at for name, at in next_due.items() if _is_scheduled(scene.app, name)},
     )

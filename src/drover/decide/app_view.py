@@ -16,6 +16,7 @@ import msgspec
 
 from drover.decide.app_actions import container_name
 from drover.decide.apps import Instance, Verdict, by_service, held_up, instances, verdict, wanted_slots
+from drover.decide.followers import follow_sentence
 from drover.decide.rollout import ACTIVE, target_of
 from drover.errors import NotFound
 from drover.model.apps import PROJECT_LABEL, SLOT_LABEL, Rollout, Run, Service, Trouble
@@ -133,6 +134,7 @@ def _service(scene: _Scene, name: str, service: Service) -> ServiceView:
             (failures if found.final else missing).append(found.why)
     going = _surplus(target, slots, have)
     missing += [f"{one.container.name} is still to be removed" for one in going]
+    missing += _following(scene.deployment, have)
     if rollout is not None and rollout.to == service.hash and rollout.state in ACTIVE:
         missing.append(_rolling(name, rollout, len(slots)))
     return ServiceView(
@@ -177,6 +179,13 @@ def _surplus(target: Service, slots: Sequence[str], have: Mapping[str, list[Inst
     fresh = {slot for slot, many in have.items() if any(one.hash == target.hash for one in many)}
     doubled = [one for slot in fresh & wanted for one in have[slot] if one.hash != target.hash]
     return [*over, *doubled]
+
+
+def _following(deployment: Deployment, have: Mapping[str, list[Instance]]) -> list[str]:
+    noted = deployment.follows
+    due = [one.container for many in have.values() for one in many if one.container.id in noted]
+    verb = {True: "made anew", False: "restarted"}
+    return [f"{one.name} is {verb[noted[one.id].anew]}: {follow_sentence(noted[one.id])}" for one in due]
 
 
 def _rolling(name: str, rollout: Rollout, slots: int) -> str:

@@ -22,9 +22,9 @@ from typing import Literal
 
 import msgspec
 
-from drover.decide.fence import wants_restart
 from drover.decide.fit import fact
 from drover.decide.health import down_sentence
+from drover.decide.restarts import wants_restart
 from drover.decide.views import HostView, host_view
 from drover.model import records as r
 from drover.model.apps import (
@@ -165,7 +165,7 @@ def _running(one: Instance, facts: r.ContainerFacts) -> Verdict:
 def _ended(one: Instance, facts: r.ContainerFacts) -> Verdict:
     if one.container.desired == "stopped":
         return Verdict("pending", f"was stopped on {one.host} by somebody: `docker start` starts it", final=True)
-    if wants_restart(one.spec, facts.exit_code):
+    if wants_restart(one.spec, facts.exit_code, facts.restarts):
         return Verdict("bad", f"ended on {one.host} with exit code {facts.exit_code}, and is started again")
     if facts.exit_code == 0:
         return Verdict("done", f"ran to its end on {one.host}", final=True)

@@ -20,8 +20,8 @@ while the host has not answered its number; `seen` is the container as this engi
     no              created   desired is running               -> StartContainer
     no              exited    desired is running; the fence,   -> StartContainer
                               or a move, stopped it
-    no              exited    desired is running; it holds     -> StartContainer, after Docker's own delay (the
-                              claims; its policy says so          engine's policy for it is `no`, see `decide.fence`)
+    no              exited    desired is running; the agent    -> StartContainer, after Docker's own delay or the one
+                              restarts it; its policy says so     of its rules (its engine does not: `decide.restarts`)
     no              running   unhealthy, and it is to be       -> RestartContainer, after a delay that grows
                               restarted then
     no              yes                                        -> nothing
@@ -51,12 +51,12 @@ import msgspec
 from drover.decide import steps as s
 from drover.decide.attached import networks_of, networks_used
 from drover.decide.backups import backup_due
-from drover.decide.fence import Restarts, holds_claims, wants_restart
 from drover.decide.index import held_by, placed_on, removed_volumes
 from drover.decide.moves import active, expected_here, is_over, just_left, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
 from drover.decide.prepared import prepared_here
 from drover.decide.replicas import has_copies, kept_here, spare
+from drover.decide.restarts import Restarts, by_agent, counted, due_at, wants_restart
 from drover.decide.spare_images import spares
 from drover.decide.unhealthy import policy
 from drover.model import records as r
@@ -323,10 +323,10 @@ def _again(context: _Context, container: r.Container, here: SeenHere) -> Iterabl
     interrupted = facts is not None and facts.interrupted and facts.engine_id == here.engine_id
     if interrupted or here.engine_id in context.seen.fenced:
         yield s.StartContainer(container.id)
-    elif holds_claims(context.cluster, container) and wants_restart(
-        parse_spec(container.body), here.exit_code, done.count
-    ):
-        yield s.StartContainer(container.id, due_at=done.due_at)
+    elif by_agent(context.cluster, container):
+        spec = parse_spec(container.body)
+        if wants_restart(spec, here.exit_code, counted(spec, done)):
+            yield s.StartContainer(container.id, due_at=due_at(spec, done))
 
 
 def _start_needs(context: _Context, container: r.Container) -> list[s.Step]:

@@ -27,24 +27,12 @@ from drover.model import records as r
 from drover.model.cluster import Cluster
 from drover.model.spec import Spec, parse_spec
 
-FIRST_DELAY_S, MAX_DELAY_S, STEADY_S = 0.1, 60.0, 10.0
-"""Docker's own: a restart waits 0.1 s, doubling up to a minute, and begins anew after 10 s of running."""
-
 
 class Target(msgspec.Struct, frozen=True):
     """An engine container to kill: its engine id, and the process id of its first process (0: not known to run)."""
 
     engine_id: str
     pid: int = 0
-
-
-class Restarts(msgspec.Struct, frozen=True):
-    """How often a container was started again since its last order, and when the next time is due."""
-
-    count: int = 0
-    step: int = 0
-    started_at: float = 0.0
-    due_at: float = 0.0
 
 
 def holds_claims(cluster: Cluster, container: r.Container) -> bool:
@@ -87,21 +75,3 @@ def targets(cluster: Cluster, here: Mapping[str, Target], strays: Iterable[Targe
         if container not in cluster.containers or holds_claims(cluster, cluster.containers[container])
     ]
     return tuple(sorted((*held, *strays), key=lambda target: target.engine_id))
-
-
-def exited(restarts: Restarts, now: float) -> Restarts:
-    """After its process ended at `now`: the next start is due after a delay that doubles while it keeps ending."""
-    step = 0 if now - restarts.started_at >= STEADY_S else restarts.step
-    delay_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2**step)
-    return msgspec.structs.replace(restarts, step=step + 1, due_at=now + delay_s)
-
-
-def started_again(restarts: Restarts, now: float) -> Restarts:
-    return msgspec.structs.replace(restarts, count=restarts.count + 1, started_at=now)
-
-
-def wants_restart(spec: Spec, exit_code: int, count: int = 0) -> bool:
-    """Whether a container's own restart policy starts it again after an exit, having done so `count` times."""
-    if spec.restart_policy == "on-failure":
-        return exit_code != 0 and not 0 < spec.restart_max <= count
-    return spec.restart_policy in ("always", "unless-stopped")

@@ -30,12 +30,12 @@ import msgspec
 from drover.decide.board import Board
 from drover.decide.choice import Chosen
 from drover.decide.claims import addresses_of, ports_of
-from drover.decide.fence import wants_restart
 from drover.decide.health import host_state
 from drover.decide.index import containers_on
 from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED
 from drover.decide.prepared import prepared_at
+from drover.decide.restarts import wants_restart
 from drover.decide.sentences import instant
 from drover.decide.spare_images import image_hosts
 from drover.decide.steps import Wait
@@ -251,7 +251,7 @@ def has_finished(cluster: Cluster, container: r.Container, spec: Spec) -> bool:
         return False
     if facts.interrupted:
         return False
-    return not wants_restart(spec, facts.exit_code)
+    return not wants_restart(spec, facts.exit_code, facts.restarts)
 
 
 def _patience(cluster: Cluster, source: str, spec: Spec, now: float) -> _Later | None:

@@ -20,9 +20,9 @@ from typing import Literal
 import msgspec
 
 from drover.decide.evacuate import with_moves
-from drover.decide.fence import Restarts
 from drover.decide.kept_views import kept
 from drover.decide.moves import ENDED, Asked, Commit, begin_container
+from drover.decide.restarts import Restarts
 from drover.decide.schedule import place
 from drover.decide.sentences import count
 from drover.decide.views import HostViews

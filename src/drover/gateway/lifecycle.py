@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from drover.decide.default_network import is_on_default
-from drover.decide.fence import holds_claims
+from drover.decide.restarts import by_agent
 from drover.drivers.engine.linking import split_link
 from drover.errors import Conflict, Invalid, NotFound
 from drover.gateway.call import Call, Outcome, Relay, Reply
@@ -85,13 +85,13 @@ def _refuse_to_kill_nothing(ctx: Context, name: str) -> None:
 
 async def update(ctx: Context, call: Call) -> Outcome:
     """A new restart policy is kept in the record once the engine has taken the update; the engine hears of the policy
-    unless the container holds claims."""
+    unless the agent restarts the container."""
     body = await json_text(call)
     record = ctx.container(call.params["name"])
     ctx.host_of(record)
     policy = asked_policy(body)
     told = body
-    if policy is not None and holds_claims(ctx.cluster, record):
+    if policy is not None and by_agent(ctx.cluster, record):
         refuse_policy(policy)
         told = without_policy(body)
     answer = await submit(ctx, record.id, Ask(verb="update", body=told))

@@ -1,13 +1,14 @@
-"""Restart policies of containers that hold claims: the client's in what it reads, `no` in what its engine does.
+"""Restart policies of containers that the agent restarts: the client's in what it reads, `no` in what its engine does.
 
     call                          the engine           the record                the client
     POST /containers/create       is told `no`         keeps the client's own, if it is one
     POST /containers/X/update     is told no policy    gets the new one, if it is one
     GET /containers/X/json        says `no`                                      reads its own
 
-Why: nothing that holds claims may start by itself on a host that has lost them (`docs/adr/0004-fencing.md`); the
-host's agent starts it again, by the client's policy. Other containers keep their engine's restarts; their record gets a
-new policy that the engine has taken, too, so that it goes along when they move.
+Why: nothing that holds claims may start by itself on a host that has lost them (`docs/adr/0004-fencing.md`), and an
+engine knows no rules like `drover.restart.delay`; the host's agent starts it again, by the client's policy. Other
+containers keep their engine's restarts; their record gets a new policy that the engine has taken, too, so that it goes
+along when they move.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from drover.decide.fence import holds_claims
+from drover.decide.restarts import by_agent
 from drover.errors import Invalid
 from drover.gateway.context import decoded
 from drover.model import records as r
@@ -69,9 +70,10 @@ def refuse_policy(policy: Policy, *, auto_remove: bool = False) -> None:
 
 
 def refuse_untold(spec: Spec) -> None:
-    """`refuse_policy` for a container to be made, if it may come to hold claims."""
+    """`refuse_policy` for a container to be made, if its engine may not hear of its policy."""
     pinned = any(endpoint.ipv4 for endpoint in spec.networks.values())
-    if spec.restart_policy != "no" and (spec.volume_names or spec.volumes_from or pinned):
+    untold = spec.volume_names or spec.volumes_from or pinned or spec.restart_rules
+    if spec.restart_policy != "no" and untold:
         policy = {"Name": spec.restart_policy, "MaximumRetryCount": spec.restart_max}
         refuse_policy(policy, auto_remove=spec.auto_remove)
 
@@ -89,7 +91,7 @@ def with_policy(record: r.Container, policy: Policy) -> r.Container:
 
 def needs_own_policy(cluster: Cluster, record: r.Container) -> bool:
     """Whether the engine's word on the policy differs from the client's."""
-    return holds_claims(cluster, record) and _policy(record) != NO_POLICY
+    return by_agent(cluster, record) and _policy(record) != NO_POLICY
 
 
 def own_policy(record: r.Container) -> Callable[[bytes], bytes]:

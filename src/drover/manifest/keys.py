@@ -76,7 +76,7 @@ KEYS: tuple[Key, ...] = (
     Key("services.*.healthcheck.start_interval", "part", "only engines of API 1.44 and later"),
     Key("services.*.depends_on.*.condition", "yes", "before a service's first containers are made"),
     Key("services.*.depends_on.*.required", "yes", "false: a service that is not there holds up nothing"),
-    Key("services.*.depends_on.*.restart", "no", "a dependency that is replaced does not restart others"),
+    Key("services.*.depends_on.*.restart", "yes", "once a deployment has replaced the dependency's containers"),
     *_rows("services.*.ports.", "yes", "answered by every host", "target published protocol host_ip"),
     Key("services.*.ports.mode", "yes", "ingress: every host answers; host: the container's own host only"),
     *_rows("services.*.ports.", "yes", "for people; no effect in Docker either", "name app_protocol"),
@@ -107,8 +107,10 @@ KEYS: tuple[Key, ...] = (
     *_rows(_D + "resources.reservations.", "yes", "placing counts it", "cpus memory"),
     Key(_D + "resources.reservations.devices", "part", "passed to the engine; placing does not count devices"),
     Key(_D + "resources.reservations.generic_resources", "no", "hosts have no generic resources"),
-    *_rows(_D + "restart_policy.", "yes", "none, on-failure, any", "condition max_attempts"),
-    *_rows(_D + "restart_policy.", "no", "the engine's own growing delay is used", "delay window"),
+    Key(_D + "restart_policy.condition", "yes", "none, on-failure, any"),
+    Key(_D + "restart_policy.max_attempts", "yes", "restarts before a container is left alone"),
+    Key(_D + "restart_policy.delay", "yes", "before each restart; 0: Docker's own growing delay"),
+    Key(_D + "restart_policy.window", "yes", "how long a restart counts against max_attempts; 0: until the next start"),
     *(
         Key(f"{_D}{section}.{name}", "yes", how)
         for section in ("update_config", "rollback_config")

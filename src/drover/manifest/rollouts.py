@@ -10,16 +10,19 @@ What the scheduler decides on travels in labels of the containers, as with `dock
     endpoint_mode: dnsrr                      drover.endpoint_mode
     ports with mode: host                     drover.publish
     x-drover.affinity                         drover.affinity
+    restart_policy.delay, window, and         drover.restart.delay, .window, .attempts
+      max_attempts where Docker has none
     x-drover.reschedule, .reschedule_after    drover.reschedule, drover.reschedule_after
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from cronsim import CronSim, CronSimError
 
 from drover.errors import Invalid
@@ -27,6 +30,7 @@ from drover.manifest.endpoints import publishes_on_host
 from drover.manifest.values import duration_s, mapping, number, one_of, whole
 from drover.model.apps import MAX_PER_HOST_LABEL, SPREAD_LABEL, Dependency, Mode, Schedule, UpdatePolicy
 from drover.model.expression import parse_expression
+from drover.model.restart_rules import ATTEMPTS_LABEL, DELAY_LABEL, WINDOW_LABEL
 from drover.model.spec import AFFINITY_LABEL, CONSTRAINT_LABEL, CPUS_LABEL, PUBLISH_LABEL
 
 MODES = ("replicated", "global", "replicated-job", "global-job")
@@ -69,23 +73,35 @@ def policy_of(service: Mapping[str, Any], section: str, where: str) -> UpdatePol
 
 
 def dependencies(service: Mapping[str, Any], where: str) -> tuple[Dependency, ...]:
-    """`depends_on`, and what `network_mode: service:NAME`, `volumes_from` and `links` imply."""
+    """`depends_on`, and what `network_mode: service:NAME`, `volumes_from` and `links` imply. As Compose reads them, who
+    links to a service or shares its namespaces follows it when it is replaced."""
     asked = mapping(service.get("depends_on"), f"{where}.depends_on")
+    shared, mounted, linked = _shared(service), _services(service.get("volumes_from")), _services(service.get("links"))
     found = {name: _dependency(name, mapping(one, where), where) for name, one in asked.items()}
-    return tuple(found.values()) + tuple(Dependency(name) for name in _implied(service) if name not in found)
+    for name in (*shared, *mounted, *linked):
+        found.setdefault(name, Dependency(name, restart=name in linked))
+    return tuple(
+        msgspec.structs.replace(
+            one, restart=one.restart or one.service in shared, shares=one.service in (*shared, *mounted)
+        )
+        for one in found.values()
+    )
 
 
 def _dependency(name: str, asked: dict[str, Any], where: str) -> Dependency:
     condition = one_of(asked.get("condition") or CONDITIONS[0], CONDITIONS, f"{where}.depends_on.{name}.condition")
-    return Dependency(name, condition, bool(asked.get("required", True)))
+    return Dependency(name, condition, bool(asked.get("required", True)), bool(asked.get("restart")))
 
 
-def _implied(service: Mapping[str, Any]) -> list[str]:
+def _shared(service: Mapping[str, Any]) -> list[str]:
+    """The services of whose containers it uses namespaces."""
     modes = [str(service.get(key) or "") for key in ("network_mode", "pid", "ipc")]
-    shared = [mode.removeprefix("service:") for mode in modes if mode.startswith("service:")]
-    others = [*(service.get("volumes_from") or ()), *(service.get("links") or ())]
-    named = [str(one).partition(":")[0] for one in others if not str(one).startswith("container:")]
-    return list(dict.fromkeys([*shared, *named]))
+    return [mode.removeprefix("service:") for mode in modes if mode.startswith("service:")]
+
+
+def _services(references: Iterable[Any] | None) -> list[str]:
+    """The services among references `SERVICE[:…]` and `container:NAME[:…]`."""
+    return [str(one).partition(":")[0] for one in references or () if not str(one).startswith("container:")]
 
 
 def schedule_of(service: Mapping[str, Any], where: str) -> Schedule | None:
@@ -120,6 +136,22 @@ def _check_schedule(schedule: Schedule, where: str) -> None:
         ) from error
 
 
+def _restart_labels(policy: Mapping[str, Any], where: str) -> dict[str, str]:
+    """What of `deploy.restart_policy` Docker's own policy has no word for; nothing where that says it all. A window
+    without a limit has nothing to count, and only `on-failure` has a limit in Docker."""
+    condition = str(policy.get("condition") or "any")
+    delay_s = duration_s(policy.get("delay") or 0, f"{where}.delay")
+    window_s = duration_s(policy.get("window") or 0, f"{where}.window")
+    attempts = whole(policy.get("max_attempts") or 0, f"{where}.max_attempts")
+    if condition == "none":
+        return {}
+    return {
+        DELAY_LABEL: f"{delay_s:g}" if delay_s else "",
+        WINDOW_LABEL: f"{window_s:g}" if window_s and attempts else "",
+        ATTEMPTS_LABEL: str(attempts) if attempts and (window_s or condition != "on-failure") else "",
+    }
+
+
 def labels_of(service: Mapping[str, Any], where: str) -> dict[str, str]:
     """The labels by which the scheduler and the network know what is asked; the module's table."""
     deploy = mapping(service.get("deploy"), f"{where}.deploy")
@@ -135,6 +167,7 @@ def labels_of(service: Mapping[str, Any], where: str) -> dict[str, str]:
         ENDPOINT_MODE_LABEL: "dnsrr" if deploy.get("endpoint_mode") == "dnsrr" else "",
         PUBLISH_LABEL: "host" if publishes_on_host(service) else "",
         AFFINITY_LABEL: _joined(own.get("affinity")),
+        **_restart_labels(mapping(deploy.get("restart_policy"), where), f"{where}.deploy.restart_policy"),
         "drover.reschedule": _switch(own.get("reschedule")),
         "drover.reschedule_after": _patience(own, where),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drover.model.apps import Resource, Rollout, Run, Service, Trouble
+from drover.model.apps import Follow, Resource, Rollout, Run, Service, Trouble
 from drover.model.record import Record
 
 
@@ -35,13 +35,15 @@ class AppFile(Record, frozen=True):
 
 
 class Deployment(Record, frozen=True):
-    """How far the leader is with an application. `runs`: per scheduled service, the last ones, oldest first."""
+    """How far the leader is with an application. `runs`: per scheduled service, the last ones, oldest first.
+    `follows`: containers that are still to follow a dependency, by id."""
 
     app: str
     rollouts: dict[str, Rollout] = {}
     runs: dict[str, tuple[Run, ...]] = {}
     next_due: dict[str, float] = {}
     """When a scheduled service is due next, seconds since the Unix epoch."""
+    follows: dict[str, Follow] = {}
 
 
 class AppTroubles(Record, frozen=True):

@@ -50,11 +50,15 @@ class UpdatePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Dependency(msgspec.Struct, frozen=True):
-    """`required` false: a service that does not exist holds up nothing."""
+    """`required` false: a service that does not exist holds up nothing. `restart`: its containers follow when those of
+    the dependency were replaced; `shares`: they use namespaces or volumes of the dependency's first container, and must
+    be made anew then."""
 
     service: str
     condition: Condition = "service_started"
     required: bool = True
+    restart: bool = False
+    shares: bool = False
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -127,6 +131,16 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     why: str = ""
     started_at: float = 0.0
     ended_at: float = 0.0
+
+
+class Follow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A container that is to be restarted, or made `anew`, because those of `after` were replaced. `started` is its start
+    before that, in its engine's words, `order` the number of its last order: it has followed when one of them is new."""
+
+    after: str
+    started: str
+    order: int = 0
+    anew: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -173,6 +173,8 @@ class ContainerFacts(Record, frozen=True):
     health: str = ""
     unhealthy_restarts: int = 0
     """How often it was restarted because its health check failed, since it was healthy last."""
+    restarts: int = 0
+    """How often its agent has started it again, as far as that counts against a limit."""
     error: str = ""
     pid: int = 0
     started_at: str = ""

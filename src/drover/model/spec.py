@@ -18,6 +18,7 @@ unknown fields are ignored; a field of a wrong type is `Invalid`.
     dns                 HostConfig.Dns
     devices             HostConfig.Devices: their paths on the host
     pid, ipc            HostConfig.PidMode, HostConfig.IpcMode, when `container:REF`: the reference
+    restart_rules       the labels `drover.restart.…` (`model.restart_rules`)
     log_driver          HostConfig.LogConfig.Type (empty: the engine's default)
     constraints         Env `constraint:KEY==VALUE`; the label `drover.constraint`
     affinities          Env `affinity:KEY==VALUE`; the label `drover.affinity`
@@ -33,6 +34,7 @@ import msgspec
 
 from drover.errors import Invalid
 from drover.model.expression import Expression, parse_expression, parse_list
+from drover.model.restart_rules import RestartRules, restart_rules
 from drover.wire.nesting import MALFORMED
 
 CONSTRAINT_ENV = "constraint:"
@@ -108,6 +110,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     restart_policy: str = "no"
     restart_max: int = 0
+    restart_rules: RestartRules = RestartRules()
 
     @property
     def network_container(self) -> str:
@@ -291,6 +294,7 @@ def _spec(body: _Body) -> Spec:
         devices=tuple(one.path_on_host for one in host.devices or () if one and one.path_on_host),
         restart_policy=restart.name or "no",
         restart_max=restart.maximum_retry_count or 0,
+        restart_rules=restart_rules(labels),
     )
 
 

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 import msgspec
 
 from drover.decide import overlay, tables
-from drover.decide.fence import wants_restart
 from drover.decide.moves import ENDED
 from drover.decide.recover import obstacle
 from drover.decide.replicas import successor
+from drover.decide.restarts import wants_restart
 from drover.drivers.engine.fake_container import FakeContainer
 from drover.drivers.engine.port import ID_LABEL
 from drover.model import records as r

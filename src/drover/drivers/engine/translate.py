@@ -41,11 +41,11 @@ import msgspec
 from drover.decide.attached import network_id, own_network
 from drover.decide.claims import addresses_of
 from drover.decide.default_network import DEFAULT_MODE, SHOWN_AS, is_on_default, predefined_ids
-from drover.decide.fence import holds_claims
 from drover.decide.names import resolvers
 from drover.decide.overlay import DEFAULT_NETWORK, DEFAULT_NETWORK_NAME, is_overlay, mac_of
 from drover.decide.ports import is_published_by_cluster
 from drover.decide.resolve import resolve_container
+from drover.decide.restarts import by_agent
 from drover.decide.services import service_name, service_of
 from drover.drivers.engine.linking import Linked, host_lines, variables
 from drover.drivers.engine.port import EPOCH_LABEL, ID_LABEL
@@ -107,7 +107,7 @@ def engine_body(record: r.Container, *, epoch: int, containers: Mapping[str, str
         default_network=DEFAULT_NETWORK_NAME if is_on_default(cluster, record.id) else "",
         publishes=not is_published_by_cluster(cluster, record),
         service=service_name(service_of(parse_spec(record.body).labels)),
-        restarts=not holds_claims(cluster, record),
+        restarts=not by_agent(cluster, record),
         name=record.name,
         linked=_linked(record, cluster),
     )
