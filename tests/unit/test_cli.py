@@ -267,3 +267,30 @@ def test_every_error_keeps_its_class_over_the_wire() -> None:
             continue
         sent = error_of(error_body(kind("why", hint="what to do")), kind.status)
         assert (type(sent), sent.message, sent.hint) == (kind, "why", "what to do")
+
+
+NO_JSON = {
+    "completion": "its output is a program for the shell",
+    "daemon": "runs until it is stopped; its log is its output",
+    "lab demo": "tells a story while it happens; its status says whether all promises held",
+    "lab exec": "its output is that of the command it runs",
+    "volume export": "its output is the archive",
+}
+"""Commands that cannot answer in JSON, and why."""
+
+
+def leaves(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, click.Command]]:
+    """Every command that does something, at any depth, with its full name."""
+    if not isinstance(command, click.Group):
+        return [(" ".join(path), command)]
+    context = click.Context(command)
+    subs = [(name, command.get_command(context, name)) for name in command.list_commands(context)]
+    return [found for name, sub in subs if sub is not None for found in leaves(sub, (*path, name))]
+
+
+def test_every_command_answers_in_json_or_says_why_not() -> None:
+    without = {
+        name for name, one in leaves(cli.main) if not any("--json" in parameter.opts for parameter in one.params)
+    }
+    assert without == set(NO_JSON)
+    assert "events hook rm" in dict(leaves(cli.main)), "three words deep, too"

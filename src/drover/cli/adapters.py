@@ -30,8 +30,9 @@ def adapter() -> None:
 
 @adapter.command()
 @click.option("-f", "--file", "source", type=click.File(), required=True, help="adapters.yml, or - for stdin.")
+@json_option
 @click.pass_context
-def apply(ctx: click.Context, source: IO[str]) -> None:
+def apply(ctx: click.Context, source: IO[str], as_json: bool) -> None:
     """Make a file the cluster's hooks, on every gateway at once.
 
     It is checked first; one with an error changes nothing. The configuration before it is kept.
@@ -43,33 +44,35 @@ def apply(ctx: click.Context, source: IO[str]) -> None:
     applied = client(ctx).post("/adapters/config", {"text": source.read()})
     for warning in applied["warnings"]:
         output.note(f"warning: {warning}")
-    output.say("applied; `drover adapter rollback` takes it back")
+    output.result(applied, "applied; `drover adapter rollback` takes it back", as_json)
 
 
 @adapter.command()
+@json_option
 @click.pass_context
-def rollback(ctx: click.Context) -> None:
+def rollback(ctx: click.Context, as_json: bool) -> None:
     """Go back to the configuration before the last; once more comes back again.
 
     \b
     Example:
       drover adapter rollback
     """
-    client(ctx).post("/adapters/rollback")
-    output.say("rolled back; see `drover adapter show`")
+    output.result(client(ctx).post("/adapters/rollback"), "rolled back; see `drover adapter show`", as_json)
 
 
 @adapter.command()
 @click.option("--previous", is_flag=True, help="Show the one that a rollback would make current.")
+@json_option
 @click.pass_context
-def show(ctx: click.Context, previous: bool) -> None:
+def show(ctx: click.Context, previous: bool, as_json: bool) -> None:
     """Print the configuration, as it was applied.
 
     \b
     Example:
       drover adapter show > adapters.yml
     """
-    output.say(client(ctx).get("/adapters/config?previous=1" if previous else "/adapters/config")["text"].rstrip("\n"))
+    found = client(ctx).get("/adapters/config?previous=1" if previous else "/adapters/config")
+    output.result(found, found["text"].rstrip("\n"), as_json)
 
 
 @adapter.command("ls")

@@ -68,8 +68,9 @@ def _kept(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
 @address.command()
 @click.argument("ip", metavar="ADDRESS", shell_complete=_kept)
 @click.option("--network", default="", metavar="NAME", help="The network, should several have the address.")
+@json_option
 @click.pass_context
-def release(ctx: click.Context, ip: str, network: str) -> None:
+def release(ctx: click.Context, ip: str, network: str, as_json: bool) -> None:
     """Give up an address that is kept or orphaned, so that anybody can have it.
 
     One that a container has is refused: remove the container, or disconnect it from the network.
@@ -79,5 +80,4 @@ def release(ctx: click.Context, ip: str, network: str) -> None:
       drover address release 10.128.0.9
     """
     query = f"?network={quote(network, safe='')}" if network else ""
-    client(ctx).delete(f"/addresses/{segment(ip)}{query}")
-    output.say(f"address {ip} is free")
+    output.result(client(ctx).delete(f"/addresses/{segment(ip)}{query}"), f"address {ip} is free", as_json)

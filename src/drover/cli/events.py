@@ -128,13 +128,13 @@ def list_hooks(ctx: click.Context, as_json: bool) -> None:
 
 @hook.command("rm")
 @click.argument("identity", metavar="ID")
+@json_option
 @click.pass_context
-def remove_hook(ctx: click.Context, identity: str) -> None:
+def remove_hook(ctx: click.Context, identity: str, as_json: bool) -> None:
     """Remove a hook.
 
     \b
     Example:
       drover events hook rm 1f2e3d4c
     """
-    client(ctx).delete(f"/event-hooks/{segment(identity)}")
-    output.say(identity)
+    output.result(client(ctx).delete(f"/event-hooks/{segment(identity)}"), identity, as_json)

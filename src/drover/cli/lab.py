@@ -30,6 +30,9 @@ def _lab_options(command: Any) -> Any:
     return name(base(command))
 
 
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
 def _open(name: str, base: Path | None) -> Lab:
     from drover.lab import DEFAULT_BASE, Lab
 
@@ -38,6 +41,14 @@ def _open(name: str, base: Path | None) -> Lab:
 
 def _host(name: str, base: Path | None, host: str) -> LabHost:
     return _open(name, base).host(host)
+
+
+def _done(name: str, base: Path | None, host: str, as_json: bool) -> None:
+    """With --json, what the host shows now: a row of `drover lab status --json`."""
+    import msgspec
+
+    if as_json:
+        output.show_json(msgspec.to_builtins(_open(name, base).status_of(host)))
 
 
 @click.group()
@@ -62,7 +73,10 @@ def lab() -> None:
     "--image", "images", multiple=True, metavar="NAME", help="Load an image (default: busybox; `none` for none)."
 )
 @click.option("--pool", default="8G", show_default=True, metavar="SIZE", help="Each host's volume pool, or `none`.")
-def up(name: str, base: Path | None, hosts: int, no_cluster: bool, images: tuple[str, ...], pool: str) -> None:
+@_json_option
+def up(
+    name: str, base: Path | None, hosts: int, no_cluster: bool, images: tuple[str, ...], pool: str, as_json: bool
+) -> None:
     """Build a lab and wait until it is ready.
 
     \b
@@ -70,21 +84,28 @@ def up(name: str, base: Path | None, hosts: int, no_cluster: bool, images: tuple
       drover lab up
       drover lab up --name two --hosts 5 --image busybox --image nginx
     """
+    import msgspec
+
     from drover.lab import DEFAULT_BASE, Lab
 
     begin = time.monotonic()
     wanted = tuple(image for image in images or ("busybox",) if image != "none")
     chosen = "" if pool == "none" else pool
-    Lab.create(
+    made = Lab.create(
         name, hosts, base=base or DEFAULT_BASE, cluster=not no_cluster, images=wanted, pool=chosen, say=output.note
     )
     output.note(f"lab {name} is ready after {time.monotonic() - begin:.1f} s")
     output.note(f'use it: eval "$(drover lab env --name {name})"; remove it: drover lab down --name {name}')
+    if as_json:
+        output.show_json(
+            {"name": name, "directory": str(made.topology.directory), "hosts": msgspec.to_builtins(made.status())}
+        )
 
 
 @lab.command()
 @_lab_options
-def down(name: str, base: Path | None) -> None:
+@_json_option
+def down(name: str, base: Path | None, as_json: bool) -> None:
     """Remove a lab: all that `up` made, and only that.
 
     \b
@@ -93,13 +114,15 @@ def down(name: str, base: Path | None) -> None:
     """
     _open(name, base).destroy()
     output.note(f"lab {name} is gone")
+    if as_json:
+        output.show_json({"removed": name})
 
 
 @lab.command("ls")
 @click.option(
     "--dir", "base", type=click.Path(path_type=Path), envvar="DROVER_LAB_DIR", help="Where labs keep their disks."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_json_option
 def list_labs(base: Path | None, as_json: bool) -> None:
     """List the labs on this machine.
 
@@ -121,7 +144,7 @@ def list_labs(base: Path | None, as_json: bool) -> None:
 
 @lab.command()
 @_lab_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_json_option
 def status(name: str, base: Path | None, as_json: bool) -> None:
     """Show each host's power, link, engine and gateway.
 
@@ -147,7 +170,8 @@ def _status_row(row: HostStatus) -> tuple[str, ...]:
 @lab.command()
 @_lab_options
 @click.option("--host", default="h1", show_default=True, metavar="hK", help="Whose gateway.")
-def env(name: str, base: Path | None, host: str) -> None:
+@_json_option
+def env(name: str, base: Path | None, host: str, as_json: bool) -> None:
     """Print the exports that point docker and drover at a host's gateway.
 
     In a lab made with --no-cluster they point docker at the host's bare engine.
@@ -156,9 +180,9 @@ def env(name: str, base: Path | None, host: str) -> None:
     Example:
       eval "$(drover lab env --host h2)"
     """
-    chosen = _host(name, base, host).environment()
-    for variable in ("DOCKER_HOST", "DROVER_HOST"):
-        output.say(f"export {variable}={chosen[variable]}")
+    whole = _host(name, base, host).environment()
+    chosen = {variable: whole[variable] for variable in ("DOCKER_HOST", "DROVER_HOST")}
+    output.result(chosen, "\n".join(f"export {variable}={value}" for variable, value in chosen.items()), as_json)
 
 
 @lab.command("exec", context_settings={"ignore_unknown_options": True})
@@ -178,7 +202,8 @@ def execute(name: str, base: Path | None, host: str, command: tuple[str, ...]) -
 @lab.command()
 @_lab_options
 @click.argument("host")
-def kill(name: str, base: Path | None, host: str) -> None:
+@_json_option
+def kill(name: str, base: Path | None, host: str, as_json: bool) -> None:
     """Cut a host's power: its link falls silent, then everything on it is killed.
 
     \b
@@ -186,12 +211,14 @@ def kill(name: str, base: Path | None, host: str) -> None:
       drover lab kill h2
     """
     _host(name, base, host).kill()
+    _done(name, base, host, as_json)
 
 
 @lab.command()
 @_lab_options
 @click.argument("host")
-def revive(name: str, base: Path | None, host: str) -> None:
+@_json_option
+def revive(name: str, base: Path | None, host: str, as_json: bool) -> None:
     """Boot a host again with its disk.
 
     \b
@@ -199,13 +226,15 @@ def revive(name: str, base: Path | None, host: str) -> None:
       drover lab revive h2
     """
     _host(name, base, host).revive()
+    _done(name, base, host, as_json)
 
 
 @lab.command()
 @_lab_options
 @click.argument("host")
 @click.option("--from", "from_host", metavar="HOST", help="Cut only the connection with this host.")
-def cut(name: str, base: Path | None, host: str, from_host: str | None) -> None:
+@_json_option
+def cut(name: str, base: Path | None, host: str, from_host: str | None, as_json: bool) -> None:
     """Pull a host's cable, or cut it from one other host.
 
     \b
@@ -214,12 +243,14 @@ def cut(name: str, base: Path | None, host: str, from_host: str | None) -> None:
       drover lab cut h2 --from h1
     """
     _host(name, base, host).cut(from_host)
+    _done(name, base, host, as_json)
 
 
 @lab.command()
 @_lab_options
 @click.argument("host")
-def heal(name: str, base: Path | None, host: str) -> None:
+@_json_option
+def heal(name: str, base: Path | None, host: str, as_json: bool) -> None:
     """Undo all cuts of a host.
 
     \b
@@ -227,12 +258,14 @@ def heal(name: str, base: Path | None, host: str) -> None:
       drover lab heal h2
     """
     _host(name, base, host).heal()
+    _done(name, base, host, as_json)
 
 
 @lab.command()
 @_lab_options
 @click.argument("host")
-def freeze(name: str, base: Path | None, host: str) -> None:
+@_json_option
+def freeze(name: str, base: Path | None, host: str, as_json: bool) -> None:
     """Stop all processes of a host; its connections stay open.
 
     \b
@@ -240,12 +273,14 @@ def freeze(name: str, base: Path | None, host: str) -> None:
       drover lab freeze h2
     """
     _host(name, base, host).freeze()
+    _done(name, base, host, as_json)
 
 
 @lab.command()
 @_lab_options
 @click.argument("host")
-def thaw(name: str, base: Path | None, host: str) -> None:
+@_json_option
+def thaw(name: str, base: Path | None, host: str, as_json: bool) -> None:
     """Let a frozen host go on.
 
     \b
@@ -253,6 +288,7 @@ def thaw(name: str, base: Path | None, host: str) -> None:
       drover lab thaw h2
     """
     _host(name, base, host).thaw()
+    _done(name, base, host, as_json)
 
 
 @lab.command()
@@ -260,7 +296,10 @@ def thaw(name: str, base: Path | None, host: str) -> None:
 @click.option("--into", multiple=True, metavar="HOST", help="Load into this host's engine (repeatable).")
 @click.option("--all", "everywhere", is_flag=True, help="Load into every host's engine.")
 @click.argument("images", nargs=-1)
-def images(name: str, base: Path | None, into: tuple[str, ...], everywhere: bool, images: tuple[str, ...]) -> None:
+@_json_option
+def images(
+    name: str, base: Path | None, into: tuple[str, ...], everywhere: bool, images: tuple[str, ...], as_json: bool
+) -> None:
     """Build images without a registry: busybox, postgres, redis, nginx (default: all).
 
     They are kept in a cache. Without --into or --all nothing is loaded, only built.
@@ -273,11 +312,15 @@ def images(name: str, base: Path | None, into: tuple[str, ...], everywhere: bool
 
     chosen = _open(name, base) if into or everywhere else None
     hosts = [] if chosen is None else chosen.hosts if everywhere else [chosen.host(host) for host in into]
+    made = {}
     for image in images or tuple(RECIPES):
-        file = archive(image, output.note)
-        output.say(str(file))
+        made[image] = str(archive(image, output.note))
+        if not as_json:
+            output.say(made[image])
         if hosts:
-            load(file, hosts)
+            load(Path(made[image]), hosts)
+    if as_json:
+        output.show_json({"archives": made, "loaded_into": [host.name for host in hosts]})
 
 
 @lab.command()

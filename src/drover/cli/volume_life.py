@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import click
 
@@ -27,8 +27,9 @@ def _path(name: str) -> str:
 @click.command()
 @click.argument("name")
 @click.argument("snapshot_id", metavar="ID")
+@json_option
 @click.pass_context
-def rollback(ctx: click.Context, name: str, snapshot_id: str) -> None:
+def rollback(ctx: click.Context, name: str, snapshot_id: str, as_json: bool) -> None:
     """Make a volume what it was. Its containers must be stopped; what it is now is kept as a snapshot.
 
     \b
@@ -37,8 +38,9 @@ def rollback(ctx: click.Context, name: str, snapshot_id: str) -> None:
     """
     daemon = client(ctx)
     daemon.post(f"{_path(name)}/rollback", {"snapshot": snapshot_id})
-    _until_ready(daemon, name)
-    output.say(f"volume {name} is as in {snapshot_id}; what it was is a snapshot: drover volume snapshots {name}")
+    shown = _until_ready(daemon, name)
+    said = f"volume {name} is as in {snapshot_id}; what it was is a snapshot: drover volume snapshots {name}"
+    output.result(shown, said, as_json)
 
 
 @click.command()
@@ -47,8 +49,11 @@ def rollback(ctx: click.Context, name: str, snapshot_id: str) -> None:
 @click.option("--snapshot", "snapshot_id", default="", metavar="ID", help="Of this snapshot (default: as it is now).")
 @click.option("--on", "host", default="", metavar="HOST", help="On this host (default: the volume's).")
 @click.option("--read-only", is_flag=True, help="Nobody can write the new volume; it is not copied elsewhere.")
+@json_option
 @click.pass_context
-def clone(ctx: click.Context, name: str, new_name: str, snapshot_id: str, host: str, read_only: bool) -> None:
+def clone(
+    ctx: click.Context, name: str, new_name: str, snapshot_id: str, host: str, read_only: bool, as_json: bool
+) -> None:
     """Make a new volume with the content of another.
 
     The writer of the volume goes on. A clone on a host that keeps a copy is made there, at once; so containers on
@@ -62,8 +67,7 @@ def clone(ctx: click.Context, name: str, new_name: str, snapshot_id: str, host: 
     daemon = client(ctx)
     asked = {"name": new_name, "snapshot": snapshot_id, "host": host, "read_only": read_only}
     daemon.post(f"{_path(name)}/clone", asked)
-    _until_ready(daemon, new_name)
-    output.say(new_name)
+    output.result(_until_ready(daemon, new_name), new_name, as_json)
 
 
 # -- archives ----------------------------------------------------------------------------------------------------------
@@ -94,8 +98,9 @@ def export(ctx: click.Context, name: str, file: IO[bytes], snapshot_id: str) -> 
 @click.command("import")
 @click.argument("name")
 @click.argument("file", type=click.File("rb"), default="-")
+@json_option
 @click.pass_context
-def import_volume(ctx: click.Context, name: str, file: IO[bytes]) -> None:
+def import_volume(ctx: click.Context, name: str, file: IO[bytes], as_json: bool) -> None:
     """Make a new volume of a tar archive, on this host.
 
     If it breaks off, nothing is left but what you sent: import it again.
@@ -106,8 +111,8 @@ def import_volume(ctx: click.Context, name: str, file: IO[bytes]) -> None:
       zstd -dc data.tar.zst | drover volume import data
     """
     pieces = iter(lambda: file.read(PIECE_BYTES), b"")
-    client(ctx).upload(f"{_path(name)}/import", _counted(pieces, f"{name} imported"))
-    output.say(name)
+    made = client(ctx).upload(f"{_path(name)}/import", _counted(pieces, f"{name} imported"))
+    output.result(made, name, as_json)
 
 
 def _counted(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
@@ -133,9 +138,17 @@ def _counted(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
 @click.option("--keep", type=click.IntRange(0), default=None, metavar="N", help="Keep the newest N (0: all).")
 @click.option("--off", is_flag=True, help="Forget about backups of this volume; those made stay.")
 @_detach
+@json_option
 @click.pass_context
 def backup(
-    ctx: click.Context, name: str, repository: str, every: str | None, keep: int | None, off: bool, detach: bool
+    ctx: click.Context,
+    name: str,
+    repository: str,
+    every: str | None,
+    keep: int | None,
+    off: bool,
+    detach: bool,
+    as_json: bool,
 ) -> None:
     """Back a volume up with restic: now, and on a schedule if there is one.
 
@@ -152,11 +165,12 @@ def backup(
     asked = {"repository": repository, "every_s": _seconds(every), "keep": keep, "off": off, "now": not off}
     shown = daemon.post(f"{_path(name)}/backup", asked)
     if off:
-        output.say(f"volume {name} is not backed up any more")
+        output.result(shown, f"volume {name} is not backed up any more", as_json)
     elif detach:
-        output.say(f"volume {name} is being backed up to {shown['backup']['repository']}")
+        output.result(shown, f"volume {name} is being backed up to {shown['backup']['repository']}", as_json)
     else:
-        output.say(_backed_up(daemon, name))
+        shown = _backed_up(daemon, name)
+        output.result(shown, shown["backup"]["id"], as_json)
 
 
 def _seconds(text: str | None) -> float | None:
@@ -169,19 +183,20 @@ def _seconds(text: str | None) -> float | None:
         raise Invalid(f"{text!r} is no time", hint="for instance 6h, or 1d") from None
 
 
-def _backed_up(daemon: Client, name: str) -> str:
-    """The new backup's id, when it is made. Ctrl-C leaves it going on."""
-    said = ""
-    while (seen := daemon.get(_path(name))["backup"]) is not None and seen["due"]:
+def _backed_up(daemon: Client, name: str) -> dict[str, Any]:
+    """The volume, when its new backup is made. Ctrl-C leaves it going on."""
+    said, shown = "", daemon.get(_path(name))
+    while (seen := shown["backup"]) is not None and seen["due"]:
         if seen["progress"] != said:
             said = seen["progress"]
             output.note(f"backing up {name}: {said}")
         time.sleep(POLL_S)
+        shown = daemon.get(_path(name))
     if seen is None:
         raise Conflict(f"the backups of volume {name} were switched off meanwhile")
     if seen["failure"]:
         raise DroverError(f"volume {name} could not be backed up: {seen['failure']}", hint="put that right, and repeat")
-    return str(seen["id"])
+    return dict(shown)
 
 
 @click.command()
@@ -210,8 +225,11 @@ def backups(ctx: click.Context, name: str, repository: str, as_json: bool) -> No
 @click.option("--id", "identity", default="", metavar="ID", help="This backup (default: the newest).")
 @click.option("--of", "source", default="", metavar="VOLUME", help="The volume that was backed up, if of another name.")
 @_detach
+@json_option
 @click.pass_context
-def restore(ctx: click.Context, name: str, repository: str, identity: str, source: str, detach: bool) -> None:
+def restore(
+    ctx: click.Context, name: str, repository: str, identity: str, source: str, detach: bool, as_json: bool
+) -> None:
     """Make a volume what a backup holds: a new volume, or one whose containers are stopped.
 
     What a volume that is there holds now is kept as a snapshot.
@@ -222,15 +240,14 @@ def restore(ctx: click.Context, name: str, repository: str, identity: str, sourc
       drover volume restore data-of-monday --of data --from /mnt/backups --id 4f1c2a
     """
     daemon = client(ctx)
-    daemon.post(f"{_path(name)}/restore", {"repository": repository, "backup": identity, "source": source})
-    if not detach:
-        _until_ready(daemon, name)
-    output.say(name)
+    shown = daemon.post(f"{_path(name)}/restore", {"repository": repository, "backup": identity, "source": source})
+    output.result(shown if detach else _until_ready(daemon, name), name, as_json)
 
 
-def _until_ready(daemon: Client, name: str) -> None:
-    """Return when a volume that is being made anew is ready; say what hinders. Ctrl-C leaves it going on."""
+def _until_ready(daemon: Client, name: str) -> dict[str, Any]:
+    """The volume that is being made anew, when it is ready; say what hinders. Ctrl-C leaves it going on."""
     said = ""
+    shown: dict[str, Any] = {}
     try:
         while (shown := daemon.get(_path(name)))["filling"]:
             if shown["message"] and shown["message"] != said:
@@ -239,6 +256,7 @@ def _until_ready(daemon: Client, name: str) -> None:
             time.sleep(POLL_S)
     except NotFound:
         raise DroverError(f"volume {name} could not be made: {said or 'it is gone again'}") from None
+    return dict(shown)
 
 
 # -- what is left ------------------------------------------------------------------------------------------------------

@@ -85,8 +85,9 @@ def inspect(ctx: click.Context, name: str, as_json: bool) -> None:
 @volume.command()
 @click.argument("name")
 @click.option("--opt", "-o", "options", multiple=True, required=True, metavar="NAME=VALUE", help=_OPTIONS)
+@json_option
 @click.pass_context
-def update(ctx: click.Context, name: str, options: tuple[str, ...]) -> None:
+def update(ctx: click.Context, name: str, options: tuple[str, ...], as_json: bool) -> None:
     """Change how a volume is replicated, and how large it may grow.
 
     \b
@@ -98,10 +99,11 @@ def update(ctx: click.Context, name: str, options: tuple[str, ...]) -> None:
 
     changed = client(ctx).post(f"{_path(name)}/options", {"options": pairs(options)})
     limit = size(changed["size_wanted_bytes"]) if changed["size_wanted_bytes"] else "0"
-    output.say(
+    said = (
         f"volume {name}: replicas={changed['replicas_wanted']} interval={changed['interval_s']:g}s size={limit} "
         f"sync={'yes' if changed['sync'] else 'no'}"
     )
+    output.result(changed, said, as_json)
 
 
 @volume.command()
@@ -141,8 +143,9 @@ def snapshots(ctx: click.Context, name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--name", "label", default="snapshot", show_default=True, help="What to call it.")
 @click.option("--rm", "removed", default="", metavar="ID", help="Remove this one instead of taking one.")
+@json_option
 @click.pass_context
-def snapshot(ctx: click.Context, name: str, label: str, removed: str) -> None:
+def snapshot(ctx: click.Context, name: str, label: str, removed: str, as_json: bool) -> None:
     """Take a snapshot, which is kept until it is removed.
 
     \b
@@ -152,9 +155,10 @@ def snapshot(ctx: click.Context, name: str, label: str, removed: str) -> None:
     daemon = client(ctx)
     if removed:
         daemon.delete(f"{_path(name)}/snapshots/{segment(removed)}")
-        output.say(f"snapshot {removed} is gone")
+        output.result({"removed": removed}, f"snapshot {removed} is gone", as_json)
     else:
-        output.say(daemon.post(f"{_path(name)}/snapshots", {"label": label})["snapshot"])
+        taken = daemon.post(f"{_path(name)}/snapshots", {"label": label})
+        output.result(taken, taken["snapshot"], as_json)
 
 
 for command in COMMANDS:

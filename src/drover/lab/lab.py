@@ -144,8 +144,15 @@ class Lab:
         return LabHost(self.topology, self.topology.host(name))
 
     def status(self) -> list[HostStatus]:
-        pairs = net.cut_pairs(self.topology) if net.exists(self.topology.switch) else set()
+        pairs = self._cut_pairs()
         return [_status(host, pairs) for host in self.hosts]
+
+    def status_of(self, name: str) -> HostStatus:
+        """What one host shows; the others are not asked."""
+        return _status(self.host(name), self._cut_pairs())
+
+    def _cut_pairs(self) -> set[tuple[str, str]]:
+        return net.cut_pairs(self.topology) if net.exists(self.topology.switch) else set()
 
     def destroy(self) -> None:
         """Remove all that this lab made, and only that, however far its making got."""

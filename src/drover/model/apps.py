@@ -134,8 +134,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Follow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A container that is to be restarted, or made `anew`, because those of `after` were replaced. `started` is its start
-    before that, in its engine's words, `order` the number of its last order: it has followed when one of them is new."""
+    """A container that is to be restarted, or made `anew`, because those of `after` were replaced. `started`: its start
+    before that, in its engine's words; `order`: the number of its last order. When one of them is new, it has followed.
+    """
 
     after: str
     started: str
