@@ -97,6 +97,22 @@ async def test_a_port_of_a_host_is_claimed_once_per_host(world: World) -> None:
     assert "8080" in answers[3][1]["message"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"Memory": 64 << 30}, "h1: 64 GiB of memory asked, 1 GiB free; h2: 64 GiB of memory asked"),
+        ({"NanoCpus": 9 * 10**9}, "h1: 9 CPUs asked, 2 CPUs free; h2: 9 CPUs asked"),
+    ],
+)
+async def test_what_no_host_has_is_503_with_a_reason_per_host(world: World, asked: Any, why: str) -> None:
+    """A property of the cluster; what one host has, and its engine refuses, is the engine's own answer."""
+    rows = [change for name in HOSTS for change in host(name, facts={**API, "memory_bytes": 1 << 30, "cpus": 2})]
+    world.write(rows)
+    status, answer = await ask(await world.gateway(), "POST", "/containers/create", {**BODY, "HostConfig": asked})
+    assert (status, why in answer["message"]) == (503, True), answer
+    assert not world.shared.cluster.containers
+
+
 POOL = {"Config": [{"Subnet": "10.44.0.0/24"}]}
 
 
