@@ -23,15 +23,18 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 
 from bench.bed import Bed
 from bench.frame import Budget, Row, alone
 from drover.agent.networks import NetworkKeeper
-from drover.drivers.network.dns import Responder
+from drover.daemon.deputy_link import DeputyLink
+from drover.drivers.network.dns import DNS_PORT, Responder
 from drover.drivers.network.linux import LinuxNetwork
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, put
@@ -144,7 +147,8 @@ async def measure(rounds: int) -> Figures:
     mirror = Mirror(MemoryCluster().client())
     mirror.cluster = picture()
     driver, responder = LinuxNetwork(), Responder(upstreams=list)
-    keeper = NetworkKeeper("h1", mirror, driver, responder, lambda: {NETWORK: "engine"})
+    link = DeputyLink(Path(tempfile.gettempdir()), responder, DNS_PORT)
+    keeper = NetworkKeeper("h1", mirror, driver, link, lambda: {NETWORK: "engine"})
 
     async def taken() -> tuple[float, float]:
         begun, spent = time.perf_counter(), _processor_s()

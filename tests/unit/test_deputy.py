@@ -15,6 +15,7 @@ import pytest
 
 from drover.daemon import deputy
 from drover.daemon.deputy_link import DeputyLink, _lock
+from drover.decide.wiring import Zone
 from drover.drivers.network.dns import Responder
 
 GATEWAY = "127.9.6.1"
@@ -93,14 +94,14 @@ async def noted(run: Path, text: str) -> None:
 async def test_names_go_on_without_the_daemon_and_come_from_the_next_one(run: Path, port: int) -> None:
     first = Daemon(run, port)
     await first.start()
-    await first.link.serve("app", f"{GATEWAY}/8", WEB)
+    await first.link.serve("app", f"{GATEWAY}/8", Zone(names=WEB))
     await noted(run, "10.44.0.2")
     assert deputy.locked(run / deputy.ALIVE) is None
     await first.die()
     assert await answered(port) == ["10.44.0.2"]
     second = Daemon(run, port)
     await second.start()
-    await second.link.serve("app", f"{GATEWAY}/8", {"web": ("10.44.0.3",)})
+    await second.link.serve("app", f"{GATEWAY}/8", Zone(names={"web": ("10.44.0.3",)}))
     assert await ask(port) == ["10.44.0.3"]
     await noted(run, "10.44.0.3")
     await second.die()
@@ -110,8 +111,8 @@ async def test_names_go_on_without_the_daemon_and_come_from_the_next_one(run: Pa
 async def test_a_network_that_is_not_served_any_more_is_not_the_deputys(run: Path, port: int) -> None:
     first = Daemon(run, port)
     await first.start()
-    await first.link.serve("app", f"{GATEWAY}/8", WEB)
-    await first.link.serve("back", "127.9.6.2/8", {"db": ("10.45.0.2",)})
+    await first.link.serve("app", f"{GATEWAY}/8", Zone(names=WEB))
+    await first.link.serve("back", "127.9.6.2/8", Zone(names={"db": ("10.45.0.2",)}))
     await noted(run, "10.45.0.2")
     await first.link.stop("app")
     await until(lambda: "10.44.0.2" not in (run / deputy.NAMES).read_text())
@@ -125,7 +126,7 @@ async def test_a_network_that_is_not_served_any_more_is_not_the_deputys(run: Pat
 async def test_a_host_that_left_has_no_deputy(run: Path, port: int) -> None:
     first = Daemon(run, port)
     await first.start()
-    await first.link.serve("app", f"{GATEWAY}/8", WEB)
+    await first.link.serve("app", f"{GATEWAY}/8", Zone(names=WEB))
     await noted(run, "10.44.0.2")
     await first.die()
     assert await answered(port) == ["10.44.0.2"]
@@ -137,7 +138,7 @@ async def test_a_deputy_that_was_killed_is_replaced(run: Path, port: int, monkey
     monkeypatch.setattr("drover.daemon.deputy_link.CHECK_EVERY_S", 0.1)
     first = Daemon(run, port)
     await first.start()
-    await first.link.serve("app", f"{GATEWAY}/8", WEB)
+    await first.link.serve("app", f"{GATEWAY}/8", Zone(names=WEB))
     await noted(run, "10.44.0.2")
     killed = first.link._process
     assert killed is not None

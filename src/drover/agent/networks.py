@@ -22,7 +22,7 @@ from drover.decide.attached import networks_used
 from drover.decide.doctor import record_doubts
 from drover.decide.parking import Parked, parked
 from drover.decide.tables import Tables
-from drover.decide.wiring import Names, Starts, Wiring, Zone, follow
+from drover.decide.wiring import Starts, Wiring, Zone, follow
 from drover.drivers.network.port import NetworkDriver, SeenNetwork
 from drover.errors import DroverError
 from drover.model.cluster import Cluster
@@ -42,18 +42,10 @@ take seconds, and the lease must be renewed meanwhile."""
 
 
 class Responder(Protocol):
-    """The name server of this host (`drivers.network.dns`)."""
+    """The name server of this host (`daemon.deputy_link`, over `drivers.network.dns`)."""
 
-    async def serve(
-        self,
-        network: str,
-        gateway: str,
-        names: Names,
-        shared: Names | None = None,
-        links: Mapping[str, Names] | None = None,
-        servers: Names | None = None,
-    ) -> None:
-        """Answer on the gateway address (`10.44.0.1/16`: who may ask) with these names; again when they change."""
+    async def serve(self, network: str, gateway: str, zone: Zone) -> None:
+        """Answer on the gateway address (`10.44.0.1/16`: who may ask) with this zone; again when it changes."""
         ...
 
     async def stop(self, network: str) -> None: ...
@@ -173,9 +165,7 @@ class NetworkKeeper:
             self._kept.add(network)
         await self._driver.set_remotes(real, real.remotes, verify=verify)
         if self._served.get(network) is not zone:
-            await self._responder.serve(
-                network, real.gateway_interface, zone.names, zone.shared, zone.links, zone.servers
-            )
+            await self._responder.serve(network, real.gateway_interface, zone)
             self._served[network] = zone
 
     async def _balance(self, wanted: Tables, verify: bool) -> None:

@@ -110,50 +110,64 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._client_tls = tls.client_context(config.tls_dir)
         self._tunnel_tls = tls.server_context(config.tls_dir)
+        self._backups = Restic(config.state / "backup.env", config.state / "backup-cache")
+        self._read_the_store()
+        self._know_the_host()
+        self._keep_the_host()
+        self._lead()
+        self._answer()
+
+    def _read_the_store(self) -> None:
+        """Its member, if this host has one, the client, the mirror, and this daemon's lease."""
+        config = self.config
         self.member = StoreMember(config, endpoints)
         self.store = EtcdStore(self.member.endpoints, self._client_tls)
         self.mirror = Mirror(self.store)
         self.session = Session(
             config.name, secrets.token_hex(8), self.store, config.lease_ttl_s, time.time, config.self_fence_s
         )
+
+    def _know_the_host(self) -> None:
+        """What is on this host, and what other hosts are asked for."""
+        config = self.config
         self.engine = DockerEngine(str(config.engine_socket))
         self.network = LinuxNetwork(joined=False, encryption=encryption_of(config))
         self.names = DeputyLink(config.run, Responder(), DNS_PORT)
         self.images = PeerImages(config.name, self.mirror, self.engine, self._client_tls)
         self.volumes = PeerVolumes(self.mirror, self._client_tls)
-        files = ContainerFiles(config.run / "files")
-        volumes = volume_drivers(config)
-        peers = self.volumes
-        backups = Restic(config.state / "backup.env", config.state / "backup-cache")
-        self.keeper = NetworkKeeper(
-            config.name, self.mirror, self.network, self.names, lambda: self.agent.view.networks
-        )
-        self.tables = PeerTables(config.name, self.mirror, self.keeper.reached, self._client_tls)
+
+    def _keep_the_host(self) -> None:
+        """The agent with its drivers, the keeper of networks, and the fence."""
+        name = self.config.name
+        self.keeper = NetworkKeeper(name, self.mirror, self.network, self.names, lambda: self.agent.view.networks)
+        self.tables = PeerTables(name, self.mirror, self.keeper.reached, self._client_tls)
         drivers = Drivers(
             self.engine,
             self.network,
-            volumes,
+            volume_drivers(self.config),
             self.images,
-            peers,
-            peers,
+            self.volumes,
+            self.volumes,
             LinuxInsides(),
-            files,
-            backups,
+            ContainerFiles(self.config.run / "files"),
+            self._backups,
             self.tables,
         )
-        self.agent = Agent(config.name, self.mirror, self.store, drivers, time.time)
-        self.fence = Fence(config.name, self.mirror, self.session, self.agent.view, self.engine, self.network)
+        self.agent = Agent(name, self.mirror, self.store, drivers, time.time)
+        self.fence = Fence(name, self.mirror, self.session, self.agent.view, self.engine, self.network)
         self.fence.on_open.append(self.keeper.verify)
         self.agent.guard(self.fence)
-        self.recoverer = Recoverer(self.store, self.mirror, time.time, successor)
-        self.suspicions = Suspicions(
-            config.name, self.store, self.mirror, TcpListener(self._api_of), self._leads, time.time, successor
-        )
-        self.evacuator = Evacuator(self.store, self.mirror, time.time)
-        self.shutdown = HostShutdown(config.name, self.store, self.mirror, self.session, self.fence, time.time)
+        self.shutdown = HostShutdown(name, self.store, self.mirror, self.session, self.fence, time.time)
+
+    def _lead(self) -> None:
+        """What the leader does, in the order of a look."""
+        name, store, mirror = self.config.name, self.store, self.mirror
+        self.recoverer = Recoverer(store, mirror, time.time, successor)
+        self.suspicions = Suspicions(name, store, mirror, TcpListener(self._api_of), self._leads, time.time, successor)
+        self.evacuator = Evacuator(store, mirror, time.time)
         self.learners = Learners(time.monotonic)
-        self.rebalancer = Rebalancer(self.store, self.mirror, time.time)
-        self.eventlog = EventLog(self.store, self.mirror, time.time)
+        self.rebalancer = Rebalancer(store, mirror, time.time)
+        self.eventlog = EventLog(store, mirror, time.time)
         duties = [
             self._note_losses,
             self.recoverer.recover,
@@ -164,24 +178,22 @@ class Daemon:
             self.rebalancer.by_itself,
             self.eventlog.write,
         ]
-        self.leadership = Leadership(config.name, self.store, self.mirror, self.session, duties)
-        self.event_hooks = HookRunner(self.store, self.mirror, self._leads, time.time)
+        self.leadership = Leadership(name, store, mirror, self.session, duties)
+        self.event_hooks = HookRunner(store, mirror, self._leads, time.time)
+
+    def _answer(self) -> None:
+        """The gateway with its hooks, the deployer, which calls it, the tunnel and the API."""
+        config, mirror = self.config, self.mirror
         self.links = self._links(self._client_tls)
         self.gateway = Gateway(
-            config.name,
-            self.store,
-            self.mirror,
-            self.links,
-            time.time,
-            lambda: secrets.token_hex(32),
-            self.images.fetch,
+            config.name, self.store, mirror, self.links, time.time, lambda: secrets.token_hex(32), self.images.fetch
         )
-        self.hooks = HookLayer(self.mirror, self.links)
+        self.hooks = HookLayer(mirror, self.links)
         handler = self.hooks.wrap(self.gateway.handle)
         self.server = GatewayServer(handler, self.links)
-        self.deployer = Deployer(self.store, self.mirror, handler, self.links, self._leads, time.time)
+        self.deployer = Deployer(self.store, mirror, handler, self.links, self._leads, time.time)
         self.tunnel = TunnelServer(str(config.engine_socket), self._tunnel_tls, self._admits)
-        self.api = ApiServer(self._api_context(), self._routes(backups))
+        self.api = ApiServer(self._api_context(), self._routes(self._backups))
 
     def _routes(self, backups: Restic) -> list[web.RouteDef]:
         """What the API answers beside its own routes."""

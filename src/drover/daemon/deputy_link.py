@@ -12,16 +12,15 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
-from drover.agent.networks import Responder
 from drover.daemon import deputy
-from drover.decide.wiring import Names
+from drover.decide.wiring import Zone
+from drover.drivers.network.dns import Responder
 from drover.store.waking import woken
 
 log = structlog.get_logger("drover.daemon.deputy")
@@ -33,7 +32,7 @@ CHECK_EVERY_S = 30.0
 
 
 class DeputyLink:
-    """A `Responder` that passes everything on to another."""
+    """The agent's `Responder`: passes everything on to the name server, and notes it."""
 
     def __init__(self, run: Path, responder: Responder, port: int) -> None:
         self._run = run
@@ -44,18 +43,10 @@ class DeputyLink:
         self._alive: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def serve(
-        self,
-        network: str,
-        gateway: str,
-        names: Names,
-        shared: Names | None = None,
-        links: Mapping[str, Names] | None = None,
-        servers: Names | None = None,
-    ) -> None:
-        await self._responder.serve(network, gateway, names, shared, links, servers)
-        kept = {"gateway": gateway, "names": names, "shared": shared, "links": links, "servers": servers}
-        self._noted[network] = kept
+    async def serve(self, network: str, gateway: str, zone: Zone) -> None:
+        told = msgspec.structs.asdict(zone)
+        await self._responder.serve(network, gateway, **told)
+        self._noted[network] = {"gateway": gateway, **told}
         self._changed.set()
 
     async def stop(self, network: str) -> None:

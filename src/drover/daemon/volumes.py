@@ -33,6 +33,7 @@ from drover.agent.volume_rounds import VolumeRounds
 from drover.agent.volumes import Given, Incoming, Round, VolumeKeeper, Wanted
 from drover.api.answers import error_of
 from drover.api.app import MIRROR_DEADLINE_S, REVISION_HEADER, body_of, json_answer
+from drover.daemon.peer_session import CONNECT_DEADLINE_S, PeerSession, url_of
 from drover.errors import DeadlineExceeded, DroverError, Invalid, Unavailable
 from drover.store.mirror import Mirror
 from drover.wire.nesting import MALFORMED
@@ -41,7 +42,6 @@ SNAPSHOT_HEADER = "Drover-Snapshot"
 AT_HEADER = "Drover-At"
 PIECE_BYTES = 1024 * 1024
 MAX_HAVE_BYTES = 512 * 1024 * 1024
-CONNECT_DEADLINE_S = 3.0
 PASS_ON_DEADLINE_S = 50.0
 SILENCE_DEADLINE_S = 30.0
 """How long a source may send nothing: a large volume takes a while to be looked through."""
@@ -52,19 +52,10 @@ class PeerVolumes:
 
     def __init__(self, mirror: Mirror, client_tls: ssl.SSLContext) -> None:
         self._mirror = mirror
-        self._tls = client_tls
-        self._session: aiohttp.ClientSession | None = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        """One session for all calls: a connection that is there already saves round trips within a hand-over."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls, limit=0))
-        return self._session
+        self._session = PeerSession(client_tls)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._session.close()
 
     @asynccontextmanager
     async def open(self, host: str, wanted: Wanted, have: bytes) -> AsyncIterator[Incoming]:
@@ -91,11 +82,10 @@ class PeerVolumes:
 
     @asynccontextmanager
     async def _stream(self, host: str, path: str, query: dict[str, str], have: bytes) -> AsyncIterator[Incoming]:
-        record = self._mirror.cluster.hosts[host]
-        url = f"https://{record.address}:{record.api_port}{path}"
+        url = url_of(self._mirror.cluster.hosts[host], path)
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_DEADLINE_S, sock_read=SILENCE_DEADLINE_S)
         try:
-            async with self._open().post(url, params=query, data=have, timeout=timeout) as response:
+            async with self._session().post(url, params=query, data=have, timeout=timeout) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
                 async with aclosing(_pieces(response, host)) as pieces:
@@ -111,11 +101,10 @@ class PeerVolumes:
 
     async def read(self, host: str, path: str) -> AsyncGenerator[bytes, None]:
         """What another daemon answers to a GET, in pieces. Raises what it refuses with, and `Unavailable` when cut."""
-        record = self._mirror.cluster.hosts[host]
-        url = f"https://{record.address}:{record.api_port}{path}"
+        url = url_of(self._mirror.cluster.hosts[host], path)
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_DEADLINE_S, sock_read=SILENCE_DEADLINE_S)
         try:
-            async with self._open().get(url, headers={"Drover-Passed-On": "1"}, timeout=timeout) as response:
+            async with self._session().get(url, headers={"Drover-Passed-On": "1"}, timeout=timeout) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
                 async with aclosing(_pieces(response, host)) as pieces:
@@ -136,12 +125,11 @@ class PeerVolumes:
 
     async def _call(self, host: str, method: str, path: str, body: bytes) -> tuple[Any, int]:
         """The answer, and the revision of the store that the other host had seen when it gave it."""
-        record = self._mirror.cluster.hosts[host]
-        url = f"https://{record.address}:{record.api_port}{path}"
+        url = url_of(self._mirror.cluster.hosts[host], path)
         timeout = aiohttp.ClientTimeout(total=PASS_ON_DEADLINE_S, connect=CONNECT_DEADLINE_S)
         headers = {"Drover-Passed-On": "1"}
         try:
-            async with self._open().request(method, url, data=body, headers=headers, timeout=timeout) as response:
+            async with self._session().request(method, url, data=body, headers=headers, timeout=timeout) as response:
                 answer = await response.read()
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(host, error) from error

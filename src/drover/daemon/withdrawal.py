@@ -13,11 +13,11 @@ import aiohttp
 from aiohttp import web
 
 from drover.api.app import json_answer
+from drover.daemon.peer_session import CONNECT_DEADLINE_S, PeerSession, url_of
 from drover.errors import Invalid, Unavailable
 from drover.store.mirror import Mirror
 
 WAIT_S = 10.0
-CONNECT_DEADLINE_S = 3.0
 PATH = "/tables/reached"
 Reached = Callable[[int], Awaitable[None]]
 """Returns once this host's tables are at a revision."""
@@ -30,19 +30,10 @@ class PeerTables:
         self._host = host
         self._mirror = mirror
         self._here = here
-        self._tls = client_tls
-        self._session: aiohttp.ClientSession | None = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        """One session: a stop must not wait for handshakes."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls, limit=0))
-        return self._session
+        self._session = PeerSession(client_tls)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._session.close()
 
     async def reached(self, host: str, revision: int) -> None:
         """See `Senders.reached`."""
@@ -52,10 +43,11 @@ class PeerTables:
         record = self._mirror.cluster.hosts.get(host)
         if record is None:
             return
-        url = f"https://{record.address}:{record.api_port}{PATH}"
         timeout = aiohttp.ClientTimeout(total=WAIT_S + CONNECT_DEADLINE_S, connect=CONNECT_DEADLINE_S)
         try:
-            async with self._open().get(url, params={"revision": str(revision)}, timeout=timeout) as response:
+            async with self._session().get(
+                url_of(record, PATH), params={"revision": str(revision)}, timeout=timeout
+            ) as response:
                 if response.status == web.HTTPNotFound.status_code:
                     return  # an older daemon, which cannot say
                 if response.status != 200:

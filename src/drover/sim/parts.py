@@ -22,6 +22,7 @@ from drover.agent.volume_rounds import VolumeRounds
 from drover.agent.volumes import Given, Incoming, Round, VolumeKeeper, Wanted
 from drover.decide.fence import Target
 from drover.decide.overlay import VXLAN_PORT, RealNetwork, Remote
+from drover.decide.wiring import Zone
 from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.fake_container import FakeContainer
 from drover.drivers.engine.fake_images import make_image
@@ -322,15 +323,7 @@ class SimWatchdog:
 class Silent:
     """A name server that nobody asks."""
 
-    async def serve(
-        self,
-        network: str,
-        gateway: str,
-        names: Mapping[str, tuple[str, ...]],
-        shared: object = None,
-        links: object = None,
-        servers: object = None,
-    ) -> None:
+    async def serve(self, network: str, gateway: str, zone: Zone) -> None:
         return
 
     async def stop(self, network: str) -> None:

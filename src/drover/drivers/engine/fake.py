@@ -30,12 +30,12 @@ from urllib.parse import parse_qsl
 from drover.drivers.engine.docker import split_ref
 from drover.drivers.engine.fake_container import START_OF_TIME_S, FakeContainer, networks_asked, now_text, plan_of
 from drover.drivers.engine.fake_images import FakeImage, FakeImages, Layout
+from drover.drivers.engine.fake_networks import FakeNetworks
 from drover.drivers.engine.port import ID_LABEL, OwnFiles, SeenContainer, SeenEvent
-from drover.drivers.engine.read import chain_ids, fixed_addresses
+from drover.drivers.engine.read import chain_ids
 from drover.errors import DroverError, EngineError, Unavailable
 from drover.model.records import HostFacts
 
-PREDEFINED = ("bridge", "host", "none")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 GRACE_S = 10.0
 KILLED = {"KILL": 137, "9": 137, "TERM": 143, "15": 143}
@@ -59,7 +59,7 @@ class FakeEngine:
         self._down = False
         self._failures: dict[str, list[DroverError]] = defaultdict(list)
         self._containers: dict[str, FakeContainer] = {}
-        self._networks: dict[str, tuple[str, dict[str, str]]] = {name: (self._new_id(), {}) for name in PREDEFINED}
+        self._networks = FakeNetworks(self._new_id)
         self._volumes: dict[str, dict[str, str]] = {}
         self.ran: list[tuple[str, tuple[str, ...]]] = []
         """Each command run inside: the container's name, and the command."""
@@ -142,7 +142,7 @@ class FakeEngine:
             log_driver="json-file",
             cpus=4,
             memory_bytes=8 * 1024**3,
-            predefined_networks={name: self._networks[name][0] for name in PREDEFINED},
+            predefined_networks=self._networks.predefined(),
         )
 
     async def containers(self) -> list[SeenContainer]:
@@ -182,7 +182,7 @@ class FakeEngine:
         name = name or f"unnamed_{engine_id[:8]}"
         self._check_name(name, name)
         container = FakeContainer(engine_id, name, dict(body), image.id, plan_of(command))
-        container.networks = {network: self._network_id(network) for network in networks_asked(body)}
+        container.networks = {network: self._networks.id_of(network) for network in networks_asked(body)}
         for volume in container.volume_names:
             self._volumes.setdefault(volume, {})
         self._containers[engine_id] = container
@@ -207,10 +207,6 @@ class FakeEngine:
                     f'Conflict. The container name "/{name}" is already in use by container "{other.engine_id}". '
                     "You have to remove (or rename) that container to be able to reuse that name.",
                 )
-
-    def _network_id(self, name: str) -> str:
-        """Empty if there is none of that name (the engine finds out at start)."""
-        return self._networks.get(name, ("", {}))[0]
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
@@ -253,12 +249,7 @@ class FakeEngine:
     def _start(self, container: FakeContainer) -> int:
         if container.running:
             return 304
-        for name in container.networks:
-            if name not in self._networks:
-                raise EngineError(404, f"network {name} not found")
-            if container.networks[name] not in ("", self._network_id(name)):  # that one was removed: found by its id
-                raise EngineError(404, f"network {container.networks[name]} not found")
-            container.networks[name] = self._network_id(name)
+        self._networks.settle(container)
         if not container.plan.startable:
             container.exit_code = container.plan.exit_code
             container.error = (
@@ -382,64 +373,36 @@ class FakeEngine:
 
     async def networks(self) -> dict[str, str]:
         await self._enter("networks")
-        return {labels[ID_LABEL]: engine_id for engine_id, labels in self._networks.values() if ID_LABEL in labels}
+        return self._networks.managed()
 
     async def create_network(self, body: Mapping[str, Any]) -> str:
         await self._enter("create_network")
-        name = body["Name"]
-        if name in self._networks:
-            raise EngineError(409, f"network with name {name} already exists")
-        engine_id = self._new_id()
-        self._networks[name] = engine_id, dict(body.get("Labels") or {})
-        self._emit("network", "create", engine_id, {"name": name, "type": body.get("Driver") or "bridge"})
+        engine_id = self._networks.create(body)
+        self._emit("network", "create", engine_id, {"name": body["Name"], "type": body.get("Driver") or "bridge"})
         return engine_id
 
     async def remove_network(self, engine_ref: str) -> None:
         await self._enter("remove_network")
-        name = self._network_name(engine_ref)
+        name = self._networks.name_of(engine_ref)
         if name is None:
             return
-        engine_id = self._network_id(name)
-        if name in PREDEFINED:
-            raise EngineError(403, f"{name} is a pre-defined network and cannot be removed")
-        if any(container.running and name in container.networks for container in self._containers.values()):
-            what = f"network {name} id {engine_id} has active endpoints"
-            raise EngineError(403, f"error while removing network: {what}")
-        del self._networks[name]
+        engine_id = self._networks.id_of(name)
+        self._networks.remove(name, self._containers.values())
         self._emit("network", "destroy", engine_id, {"name": name, "type": "bridge"})
-
-    def _network_name(self, ref: str) -> str | None:
-        return next((name for name, (engine_id, _) in self._networks.items() if ref in (name, engine_id)), None)
-
-    def _known_network(self, ref: str) -> str:
-        name = self._network_name(ref)
-        if name is None:
-            raise EngineError(404, f"network {ref} not found")
-        return name
 
     async def connect(self, network: str, engine_ref: str, endpoint: Mapping[str, Any]) -> None:
         await self._enter("connect")
         container = self._found(engine_ref)
-        name = self._known_network(network)
-        if name in container.networks:
-            raise EngineError(403, f"endpoint with name {container.name} already exists in network {name}")
-        container.networks[name] = self._network_id(name)
-        container.addresses |= fixed_addresses({name: endpoint})
-        self._emit_endpoint("connect", name, container)
+        self._emit_endpoint("connect", self._networks.connect(network, container, endpoint), container)
 
     async def disconnect(self, network: str, engine_ref: str, force: bool) -> None:
         await self._enter("disconnect")
         container = self._found(engine_ref)
-        name = self._known_network(network)
-        if name not in container.networks:
-            raise EngineError(500, f"container {container.engine_id} is not connected to network {name}")
-        del container.networks[name]
-        container.addresses.pop(name, None)
-        self._emit_endpoint("disconnect", name, container)
+        self._emit_endpoint("disconnect", self._networks.disconnect(network, container), container)
 
     def _emit_endpoint(self, action: str, network: str, container: FakeContainer) -> None:
         labels = {"container": container.engine_id, "name": network, "type": "bridge"}
-        self._emit("network", action, self._network_id(network), labels)
+        self._emit("network", action, self._networks.id_of(network), labels)
 
     # -- volumes ---------------------------------------------------------------------------------------------------
 
