@@ -192,6 +192,31 @@ def test_a_restart_waits_until_it_is_due_and_its_tries_end() -> None:
     assert steps(cluster, containers=exit_with(1), restarts={CID: Restarts(3)}) == []
 
 
+def ruled(**rules: object) -> Cluster:
+    """A started container without claims that has rules of its own for its restarts."""
+    labels = {f"drover.restart.{name}": str(value) for name, value in rules.items()}
+    body: dict[str, object] = {"Labels": labels, "HostConfig": {"RestartPolicy": {"Name": "always"}}}
+    return cluster_with(facts(engine_id="e1", answer=r.Answer(number=2, status=204)), body=body, **order(2, "start"))
+
+
+def test_a_container_with_rules_is_started_by_the_agent_after_its_own_delay() -> None:
+    seen = {"containers": exit_with(1), "images": frozenset({IMAGE})}
+    just = {CID: Restarts(1, ended_at=NOW - 2, due_at=NOW - 1.9)}
+    plan = converge(ruled(delay=5), "h1", Seen(**seen, restarts=just), NOW)
+    assert (plan.steps, plan.again_at) == ((), NOW + 3)
+    assert converge(ruled(delay=5), "h1", Seen(**seen, restarts=just), NOW + 3).steps == (
+        s.StartContainer(CID, due_at=NOW + 3),
+    )
+
+
+def test_a_container_with_rules_is_left_alone_after_its_attempts_within_the_window() -> None:
+    spent = Restarts(9, ended_at=NOW, starts=(NOW - 50, NOW - 10))
+    for rules in ({"attempts": 2}, {"attempts": 2, "window": 60}):
+        assert steps(ruled(**rules), containers=exit_with(0), restarts={CID: spent}) == [], rules
+    late = {"attempts": 2, "window": 30}
+    assert steps(ruled(**late), containers=exit_with(0), restarts={CID: spent}) == [s.StartContainer(CID)]
+
+
 def test_a_stopped_claim_holder_stays_stopped() -> None:
     assert steps(ended("always", desired="stopped"), containers=exit_with(0)) == []
 

@@ -9,6 +9,7 @@ import pytest
 from cluster_factory import cid, three
 
 from drover.agent.view import View
+from drover.decide.apps import Instance, verdict
 from drover.decide.restarts import (
     Restarts,
     by_agent,
@@ -140,6 +141,19 @@ def test_a_label_that_is_no_number_is_refused(name: str, text: str) -> None:
 def test_a_policy_that_the_engine_would_refuse_is_refused_before_the_agent_must_carry_it_out() -> None:
     with pytest.raises(Invalid, match="invalid restart policy"):
         refuse_untold(spec("sometimes", delay=5))
+
+
+def test_an_application_says_when_a_container_has_spent_its_attempts() -> None:
+    """Its host reports how many restarts count: the leader knows then that nothing changes by itself."""
+    wanted = spec(attempts=2)
+    record = r.Container(id=cid(1), name="web", body="{}", desired="running")
+    cluster = three()
+    for restarts, final in ((1, False), (2, True)):
+        facts = r.ContainerFacts(
+            container=cid(1), host="h1", engine_id="e1", state="exited", exit_code=3, restarts=restarts
+        )
+        found = verdict(cluster, Instance(record, wanted, facts, "h1"))
+        assert (found.outcome, found.final) == ("bad", final)
 
 
 def seen(state: str, finished_at: str = "") -> SeenContainer:
