@@ -138,6 +138,14 @@ def test_a_label_that_is_no_number_is_refused(name: str, text: str) -> None:
         spec(**{name: text})
 
 
+def test_so_many_attempts_that_their_starts_cannot_be_remembered_are_refused_with_a_window() -> None:
+    assert spec(attempts=5000).restart_rules.attempts == 5000
+    with pytest.raises(Invalid, match="attempts=5000"):
+        spec(attempts=5000, window=60)
+    with pytest.raises(Invalid, match=r"attempts=1\.5"):
+        spec(attempts=1.5)
+
+
 def test_a_policy_that_the_engine_would_refuse_is_refused_before_the_agent_must_carry_it_out() -> None:
     with pytest.raises(Invalid, match="invalid restart policy"):
         refuse_untold(spec("sometimes", delay=5))

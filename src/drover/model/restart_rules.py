@@ -38,13 +38,13 @@ class RestartRules(msgspec.Struct, frozen=True):
 
 def restart_rules(labels: Mapping[str, str]) -> RestartRules:
     """Raises `Invalid` for a label that is no number."""
-    attempts = _number(labels, ATTEMPTS_LABEL)
-    if attempts != int(attempts) or attempts > MOST_ATTEMPTS:
+    attempts, window_s = _number(labels, ATTEMPTS_LABEL), _number(labels, WINDOW_LABEL)
+    if attempts != int(attempts) or (window_s and attempts > MOST_ATTEMPTS):
         raise Invalid(
             f"the label {ATTEMPTS_LABEL}={labels[ATTEMPTS_LABEL]} is no number of restarts",
-            hint=f"whole numbers up to {MOST_ATTEMPTS}; without the label there is no limit",
+            hint=f"whole numbers, with a window up to {MOST_ATTEMPTS}; without the label there is no limit",
         )
-    return RestartRules(_number(labels, DELAY_LABEL), int(attempts), _number(labels, WINDOW_LABEL))
+    return RestartRules(_number(labels, DELAY_LABEL), int(attempts), window_s)
 
 
 def _number(labels: Mapping[str, str], label: str) -> float:
