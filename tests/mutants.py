@@ -121,7 +121,7 @@ MUTANTS = (
     Mutant(
         "the engine's restart policy stays on",
         "drivers/engine/translate.py",
-        "restarts=not holds_claims(cluster, record)",
+        "restarts=not by_agent(cluster, record)",
         "restarts=True",
     ),
     Mutant(

@@ -411,7 +411,7 @@ def test_coming_back_with_an_old_picture_makes_two(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_engine_that_restarts_claim_holders_itself_makes_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drover.drivers.engine.translate.holds_claims", lambda *_: False)
+    monkeypatch.setattr("drover.drivers.engine.translate.by_agent", lambda *_: False)
 
     async def scene(world: World) -> None:
         body = {"HostConfig": {"RestartPolicy": {"Name": "always"}}}
