@@ -73,7 +73,7 @@ class World:
     async def call_tls(self, method: str, path: str, tls_dir: Path | None = None, body: Any = None) -> Any:
         """One call over TLS, with the certificate in `tls_dir` or without any."""
         context = tls.client_context(tls_dir) if tls_dir else tls.joining_context(self.ca_certificate)
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=context)
         return await asyncio.to_thread(exchange, connection, method, path, body)
 
     async def commit(self, *changes: Change) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 from api_world import World, alive, placed, world
@@ -226,6 +227,37 @@ async def test_a_call_that_was_passed_on_is_answered_when_this_host_sees_what_it
         behind.cancel()
         await late.stop()
         await peers.close()
+
+
+async def test_a_call_that_is_passed_on_is_answered_by_a_host_that_sees_what_its_client_was_shown(api: World) -> None:
+    """The other way round: h1's picture is the late one, and the call speaks of what h2 has seen."""
+    h2 = await joined(api, "h2")
+    await api.commit(put("hosts/h1", msgspec.structs.replace(api.cluster.hosts["h1"], api_port=api.port)))
+    ahead = Mirror(api.store)
+    await ahead.start()
+    peers = PeerVolumes(ahead, tls.client_context(h2))
+    await api.mirror.stop()
+    labels = {"disk": "ssd"}
+    changed = put("hosts/h2", msgspec.structs.replace(api.cluster.hosts["h2"], labels=labels))
+    await ahead.reached(await api.store.commit([changed]), 5)
+    assert api.cluster.hosts["h2"].labels != labels
+    late = asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(api.mirror.start()))
+    try:
+        assert (await peers.pass_on("h1", "GET", "/hosts/h2", b""))["labels"] == labels
+    finally:
+        late.cancel()
+        await ahead.stop()
+        await peers.close()
+
+
+async def test_a_revision_that_is_no_number_is_refused(api: World) -> None:
+    h2 = await joined(api, "h2")
+    await api.commit(put("hosts/h1", msgspec.structs.replace(api.cluster.hosts["h1"], api_port=api.port)))
+    context = tls.client_context(h2)
+    async with aiohttp.ClientSession(headers={"Drover-Revision": "soon"}) as session:
+        for path, status in (("/hosts", 400), ("/healthz", 200)):
+            async with session.get(f"https://127.0.0.1:{api.port}{path}", ssl=context) as answer:
+                assert answer.status == status
 
 
 async def test_labels_and_draining(api: World) -> None:

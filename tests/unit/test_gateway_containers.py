@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from cluster_factory import cid, container, host, network, volume
-from gateway_world import API, IMAGE, Agent, World, ask, drop_host, engine_id, refused, relayed, response, split
+from gateway_world import API, IMAGE, NOW, Agent, World, ask, drop_host, engine_id, refused, relayed, response, split
 
+from drover.decide.removal import container_removal
+from drover.gateway import containers
 from drover.gateway.call import EngineResponse
 from drover.gateway.routes import ROUTES, Route
 from drover.model import records as r
@@ -306,6 +308,35 @@ async def test_remove_waits_until_the_records_are_gone(world: World) -> None:
     assert await ask(await world.gateway(), "DELETE", "/containers/web?v=1") == (204, None)
     assert identity not in world.shared.cluster.containers
     assert "web" not in world.shared.cluster.names
+
+
+async def test_who_waits_for_a_removal_hears_of_it_when_the_records_are_gone(world: World) -> None:
+    """`docker run --rm` ends so; its name and its volumes are free then, as on an engine."""
+    identity = having(world, 1, "web", HostConfig={"AutoRemove": True, "Binds": ["data:/data"]})
+    world.write([put("volumes/data", r.Volume(name="data", body="{}"))])
+    gateway = await world.gateway()
+    relay = await relayed(gateway, "POST", "/containers/web/wait?condition=removed")
+    assert relay.settled is not None
+    told = asyncio.ensure_future(relay.settled())
+    await asyncio.sleep(0.01)
+    assert not told.done()
+    world.shared.commit(*container_removal(world.shared.cluster, identity, NOW), None)
+    await told
+    assert await ask(gateway, "DELETE", "/volumes/data") == (204, None)
+
+
+async def test_an_engines_word_of_a_removal_is_not_withheld_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "FORGOTTEN_DEADLINE_S", 0.01)
+    identity = having(world, 1, "web")
+    gateway = await world.gateway()
+    relay = await relayed(gateway, "POST", "/containers/web/wait?condition=removed")
+    assert relay.settled is not None
+    await relay.settled()
+    assert identity in world.shared.cluster.containers
+    for condition in ("", "?condition=not-running", "?condition=next-exit"):
+        assert (await relayed(gateway, "POST", f"/containers/web/wait{condition}")).settled is None
 
 
 async def test_a_refused_remove_restores_what_was_wanted_and_speaks_of_the_cluster_id(world: World) -> None:

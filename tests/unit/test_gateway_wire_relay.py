@@ -401,6 +401,46 @@ async def test_lines_are_edited_one_by_one_at_once(world: World):
     client.close()
 
 
+@HOSTS
+async def test_lines_that_must_settle_come_after_their_head(world: World, host: str):
+    asked, agreed = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer, head: bytes) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + JSON + b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await peer.send(b"6\r\na\nb\nc\n\r\n0\r\n\r\n")
+
+    async def settled() -> None:
+        asked.set()
+        await agreed.wait()
+
+    use(world, host, script, edit_lines=lambda line: b"<" + line + b">", settled=settled)
+    client = await world.client()
+    for _ in range(2):  # the connection is kept
+        asked.clear()
+        agreed.clear()
+        await client.send(GET)
+        assert b"chunked" in await client.head()
+        await asked.wait()
+        begun = asyncio.ensure_future(client.exactly(1))
+        assert not (await asyncio.wait({begun}, timeout=0.05))[0]
+        agreed.set()
+        assert await begun + await client.exactly(21) == b"c\r\n<a\n><b\n><c\n>\r\n0\r\n\r\n"
+    client.close()
+
+
+async def test_a_refusal_waits_for_nothing(world: World):
+    async def script(peer: Peer, head: bytes) -> None:
+        await peer.send(ok(b'{"message":"no"}', JSON, status=b"404 Not Found"))
+
+    async def settled() -> None:
+        raise AssertionError
+
+    use(world, "h1", script, edit=bytes.upper, edit_lines=bytes.upper, settled=settled)
+    client = await world.client()
+    assert (await client.ask(GET))[1] == b'{"MESSAGE":"NO"}'
+    client.close()
+
+
 async def test_an_edit_that_fails_is_a_500_and_the_next_call_works(world: World):
     async def script(peer: Peer, head: bytes) -> None:
         await peer.send(ok(b"{}", JSON))

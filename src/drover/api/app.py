@@ -11,8 +11,9 @@ Theory of operation. One app serves both doors; who is there is read off the con
 
 Reads come from the mirror (any host answers, also while the store does not). Writes decide on a fresh snapshot, commit
 conditionally, decide again on conflict (`TRIES` times), and wait until the mirror has what was written, so that the
-next read sees it; a host that passed a call on waits for the same (`Drover-Revision`, in every answer). Every error is
-JSON (`api.answers`).
+next read sees it; a host that passed a call on waits for the same (`Drover-Revision`, in every answer), and one that
+gets such a call first sees what its client was shown (`Drover-Revision` in the call). Every error is JSON
+(`api.answers`).
 
     method and path                       body                         answer
     GET /healthz                                                       {host, healthy, store_generation}
@@ -36,6 +37,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -49,7 +51,7 @@ from drover.api.membership import Decision, JoinAnswer, JoinRequest
 from drover.decide.encryption import is_encrypted
 from drover.decide.sentences import instant
 from drover.decide.why import explain
-from drover.errors import Conflict, DroverError, Forbidden, Invalid, NotFound
+from drover.errors import Conflict, DeadlineExceeded, DroverError, Forbidden, Invalid, NotFound
 from drover.model.cluster import Change, Cluster, delete, put
 from drover.model.records import Host, Scheduling, Setting, key
 from drover.store.port import CommitConflict
@@ -87,7 +89,7 @@ class TokenBody(msgspec.Struct, frozen=True):
 
 def build_api(context: Context) -> web.Application:
     """The app; see the module's table for its routes."""
-    app = web.Application(middlewares=[_errors, _guard], client_max_size=BODY_LIMIT_BYTES)
+    app = web.Application(middlewares=[_errors, _guard, _caught_up], client_max_size=BODY_LIMIT_BYTES)
     app[CONTEXT] = context
     app.on_response_prepare.append(_dated)
     app.add_routes(
@@ -144,6 +146,18 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse who may not use the path; see the module's table."""
     if request.path not in OPEN_PATHS:
         check_peer(tls.peer_of(request.transport), request.app[CONTEXT])
+    return await handler(request)
+
+
+@web.middleware
+async def _caught_up(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A call that another host passed on is answered on a picture at least as new as that host's: its client may have
+    made there, a moment ago, what it speaks of. A picture that stays behind answers as well as it can."""
+    seen = "0" if request.path in OPEN_PATHS else request.headers.get(REVISION_HEADER, "0")
+    if not seen.isdecimal():
+        raise Invalid(f"{REVISION_HEADER} is a number, not {seen!r}")
+    with suppress(DeadlineExceeded):
+        await request.app[CONTEXT].mirror.reached(int(seen), MIRROR_DEADLINE_S)
     return await handler(request)
 
 
@@ -333,7 +347,8 @@ async def commit(context: Context, decide: Callable[[Cluster], Decision]) -> Dec
 async def _sweep(context: Context, changes: Sequence[Change]) -> None:
     """Unconditional removals, in as many commits as it takes: each may be repeated or lost without harm."""
     for start in range(0, len(changes), COMMIT_LIMIT):
-        await context.store.commit(changes[start : start + COMMIT_LIMIT])
+        revision = await context.store.commit(changes[start : start + COMMIT_LIMIT])
+        await context.mirror.reached(revision, MIRROR_DEADLINE_S)
 
 
 async def body_of(request: web.Request, kind: type[T]) -> T:

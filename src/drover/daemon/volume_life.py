@@ -30,7 +30,7 @@ from drover.agent.volumes import Wanted
 from drover.api.app import CONTEXT, body_of, commit, json_answer
 from drover.api.membership import Decision
 from drover.api.volumes import named, volume_view
-from drover.daemon.volumes import PeerVolumes
+from drover.daemon.volumes import PASSED_ON, PeerVolumes
 from drover.decide import fills, moves
 from drover.drivers.backups.port import Backups
 from drover.drivers.backups.restic import check_repository
@@ -39,7 +39,6 @@ from drover.model import records as r
 from drover.model.cluster import Cluster, put
 from drover.model.snapshots import is_id, label_of, taken_at
 
-PASSED_ON = "Drover-Passed-On"
 TAR = "application/x-tar"
 PIECE_BYTES = 1024 * 1024
 

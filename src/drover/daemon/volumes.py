@@ -41,6 +41,8 @@ from drover.wire.nesting import MALFORMED
 SNAPSHOT_HEADER = "Drover-Snapshot"
 AT_HEADER = "Drover-At"
 PIECE_BYTES = 1024 * 1024
+PASSED_ON = "Drover-Passed-On"
+BETWEEN_AGENTS = {PASSED_ON: "1"}
 MAX_HAVE_BYTES = 512 * 1024 * 1024
 PASS_ON_DEADLINE_S = 50.0
 SILENCE_DEADLINE_S = 30.0
@@ -104,7 +106,7 @@ class PeerVolumes:
         url = url_of(self._mirror.cluster.hosts[host], path)
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_DEADLINE_S, sock_read=SILENCE_DEADLINE_S)
         try:
-            async with self._session().get(url, headers={"Drover-Passed-On": "1"}, timeout=timeout) as response:
+            async with self._session().get(url, headers=self._passed_on(), timeout=timeout) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
                 async with aclosing(_pieces(response, host)) as pieces:
@@ -118,16 +120,21 @@ class PeerVolumes:
 
         What it committed shows here too by then: the client's next call comes here and must find it. A picture that
         is late does not undo what was done, so it is no failure."""
-        answer, revision = await self._call(host, method, path, body)
+        answer, revision = await self._call(host, method, path, body, self._passed_on())
         with suppress(DeadlineExceeded):
             await self._mirror.reached(revision, MIRROR_DEADLINE_S)
         return answer
 
-    async def _call(self, host: str, method: str, path: str, body: bytes) -> tuple[Any, int]:
+    def _passed_on(self) -> dict[str, str]:
+        """With how far this host has seen the store: the client may speak of what it was just shown here."""
+        return {PASSED_ON: "1", REVISION_HEADER: str(self._mirror.cluster.revision)}
+
+    async def _call(
+        self, host: str, method: str, path: str, body: bytes, headers: Mapping[str, str] = BETWEEN_AGENTS
+    ) -> tuple[Any, int]:
         """The answer, and the revision of the store that the other host had seen when it gave it."""
         url = url_of(self._mirror.cluster.hosts[host], path)
         timeout = aiohttp.ClientTimeout(total=PASS_ON_DEADLINE_S, connect=CONNECT_DEADLINE_S)
-        headers = {"Drover-Passed-On": "1"}
         try:
             async with self._session().request(method, url, data=body, headers=headers, timeout=timeout) as response:
                 answer = await response.read()

@@ -97,6 +97,8 @@ class Relay(msgspec.Struct, frozen=True, kw_only=True):
     newline-terminated piece of a streamed response, at once. `seen`: called with status and the whole body of a
     buffered response (implies buffering). `hook`: is asked about the response before the client gets any of it.
     `inspect`: reads along in the client's request body, and by not asking for more withholds the rest from the engine.
+    `settled`: with `edit_lines`, awaited when the engine has answered with success. The head goes to the client at
+    once, the lines (few) after it.
     """
 
     host: str
@@ -107,6 +109,7 @@ class Relay(msgspec.Struct, frozen=True, kw_only=True):
     seen: Callable[[int, bytes], None] | None = None
     hook: ResponseHook | None = None
     inspect: Inspect | None = None
+    settled: Callable[[], Awaitable[None]] | None = None
 
 
 Outcome = Reply | Relay

@@ -5,21 +5,27 @@ json, logs, top, changes, pause, unpause, resize,       as the engine gave it, w
 attach, attach/ws, archive, export                      (streams and tunnels are never edited; what cannot be copied is
                                                         said of the container as the client called it)
 stats, wait                                             each line with cluster ids, at once
+wait?condition=removed                                  when the records are gone too: what was its own is free then
 POST /commit?container=X                                the query names the engine's id
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import reduce
 from urllib.parse import parse_qsl, urlencode
 
+import msgspec
+
 from drover.decide.default_network import PREDEFINED_IDS, SHOWN_AS
+from drover.errors import DeadlineExceeded
 from drover.gateway.call import Call, Edit, Outcome, Relay
 from drover.gateway.context import Context, target_of
 from drover.gateway.restarts import needs_own_policy, own_policy
 from drover.gateway.shown import inspected, needs_showing
 from drover.model import records as r
 
+FORGOTTEN_DEADLINE_S = 10.0
 _PREFIX = "/containers/"
 
 
@@ -64,9 +70,28 @@ def _inspect_edit(ctx: Context, record: r.Container) -> Edit:
 
 
 async def relay_lines(ctx: Context, call: Call) -> Outcome:
-    """For responses that come line by line, or whose head must come long before the body (`wait`)."""
+    """For responses that come line by line."""
     host, target = target_at_engine(ctx, call)
     return Relay(host=host, target=target, edit=ctx.ids.to_cluster, edit_lines=ctx.ids.to_cluster)
+
+
+async def wait(ctx: Context, call: Call) -> Outcome:
+    """As `relay_lines`. Once a client has read that a container is removed (the end of `docker run --rm`), its name,
+    its volumes and its networks are free on an engine; so the answer comes when its host has told the cluster."""
+    record = ctx.container(call.params["name"])
+    host, target = target_at_engine(ctx, call)
+    relayed = Relay(host=host, target=target, edit=ctx.ids.to_cluster, edit_lines=ctx.ids.to_cluster)
+    if call.query("condition") != "removed":
+        return relayed
+    return msgspec.structs.replace(relayed, settled=lambda: _forgotten(ctx, record.id))
+
+
+async def _forgotten(ctx: Context, container: str) -> None:
+    """The record's end, or `FORGOTTEN_DEADLINE_S`: the engine has spoken, and its word is not withheld for ever."""
+    key = r.key("containers", container)
+    missing = f"the end of container {container[:12]} in the records"
+    with suppress(DeadlineExceeded):
+        await ctx.mirror.until(lambda now: container not in now.containers, FORGOTTEN_DEADLINE_S, missing, keys=(key,))
 
 
 async def commit(ctx: Context, call: Call) -> Outcome:

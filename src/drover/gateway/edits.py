@@ -6,6 +6,7 @@ and returns the bytes for the client, head included; None means that the respons
 | the relay has | and the response | then |
 |---|---|---|
 | `edit_lines` | is below 300 and has a body | head at once, each line edited as soon as it is complete, chunked anew |
+| `settled` too | the same | head at once, all lines at the end |
 | `seen` | anything | buffered; `edit` applied if JSON; Content-Length made anew |
 | `edit` | is JSON with a body | buffered, edited, Content-Length made anew |
 | a `hook` that holds | is no tunnel | collected after `seen` and `edit`; nothing is sent, the hook answers |
@@ -46,7 +47,7 @@ def choose_edit(relay: Relay, request: RequestHead, response: ResponseHead, held
     if held:
         return Held(_edit_of(relay, body, response), relay.seen, request, response)
     if relay.edit_lines is not None and body and response.status < 300:
-        return Lines(relay.edit_lines, request, response)
+        return Lines(relay.edit_lines, request, response, at_end=relay.settled is not None)
     edit = _edit_of(relay, body, response)
     if relay.seen is not None or edit is not None:
         return Whole(edit, relay.seen, request, response)
@@ -112,10 +113,14 @@ class Held(Whole):
 
 
 class Lines:
-    """Edits each line as soon as it is complete; a line longer than 1 MiB is edited in pieces."""
+    """Edits each line as soon as it is complete; a line longer than 1 MiB is edited in pieces. `at_end`: all of them
+    when the response has ended, at most 1 MiB."""
 
-    def __init__(self, edit: Callable[[bytes], bytes], request: RequestHead, response: ResponseHead) -> None:
+    def __init__(
+        self, edit: Callable[[bytes], bytes], request: RequestHead, response: ResponseHead, *, at_end: bool = False
+    ) -> None:
         self._edit = edit
+        self._at_end = at_end
         self._response = response
         self._chunked = request.version == "1.1"
         self._begun = bytearray()
@@ -130,12 +135,14 @@ class Lines:
         end = self._begun.rfind(b"\n") + 1
         if len(self._begun) - end > LINE_LIMIT_BYTES:
             end = len(self._begun)
+        elif self._at_end:
+            return b""
         whole = bytes(self._begun[:end])
         del self._begun[:end]
         return self._wrap(b"".join(self._edit(line) for line in whole.splitlines(keepends=True)))
 
     def end(self) -> bytes:
-        last = self._wrap(self._edit(bytes(self._begun)) if self._begun else b"")
+        last = self._wrap(b"".join(self._edit(line) for line in bytes(self._begun).splitlines(keepends=True)))
         return last + LAST_CHUNK if self._chunked else last
 
     def _wrap(self, data: bytes) -> bytes:

@@ -10,6 +10,7 @@ the two connections' callbacks, without a task per chunk.
 | the client's buffer is full | the engine is not read, and the other way round |
 | the client ends its direction | so does the engine's; the response still comes |
 | the client is gone | the engine's connection is cut, once what a tunnel's client said has been sent |
+| the engine's answer must settle first | its lines go to the client when `Relay.settled` has returned |
 | the engine fails before its head | `Unavailable` (or once more on a fresh connection, see `links`) |
 | the relay's hook holds the response | nothing goes to the client; `held` has it when the exchange has ended |
 | the engine fails later | the client's connection is cut, so that the truncation is seen |
@@ -63,7 +64,10 @@ class Relaying:
         """A head that waits for the body bytes that came with it, never longer: one write, one wake-up."""
         self._keep_alive = False
         self._in_tunnel = False
+        self._succeeded = False
         self._engine_ended = False
+        self._settles = False
+        """Whether the response has come whole, and its lines wait for what the relay calls settled."""
 
     async def run(self) -> bool:
         """Relay to the end; whether the client's connection may be kept. Raises `DroverError`."""
@@ -87,6 +91,7 @@ class Relaying:
         try:
             self._begin(connection)
             await done
+            await self._settle()
             return self._keep_alive and self._intake.complete
         finally:
             self._leave(connection)
@@ -167,6 +172,7 @@ class Relaying:
             self._open_tunnel(head)
             return None
         self._edit = choose_edit(self._relay, self._head, head, held)
+        self._succeeded = head.status < 300
         self._keep_alive = self._head.keep_alive and self._may_keep(head)
         if self._edit is None:
             self._unsent = head.raw
@@ -220,9 +226,19 @@ class Relaying:
             self._client.send_eof()
             if not self._client.ended and not self._engine_gone():
                 return
+        elif self._edit is not None and self._relay.settled is not None and self._succeeded:
+            self._settles = True
         elif self._edit is not None:
             self._guarded(self._edit.end)
         self._finish()
+
+    async def _settle(self) -> None:
+        """Wait until the cluster agrees with what the engine said, and pass it on."""
+        if not self._settles or self._relay.settled is None or self._edit is None:
+            return
+        await self._relay.settled()
+        if data := self._edit.end():
+            self._client.send(data)
 
     def _engine_gone(self) -> bool:
         transport = self._connection.peer_transport if self._connection is not None else None

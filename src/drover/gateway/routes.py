@@ -75,7 +75,7 @@ _CONTAINERS = (
     Route("POST", "/containers/{name}/kill", "container.kill", lifecycle.kill),
     Route("POST", "/containers/{name}/pause", "container.pause", containers.relay),
     Route("POST", "/containers/{name}/unpause", "container.unpause", containers.relay),
-    Route("POST", "/containers/{name}/wait", "container.wait", containers.relay_lines),
+    Route("POST", "/containers/{name}/wait", "container.wait", containers.wait),
     Route("POST", "/containers/{name}/resize", "container.resize", containers.relay),
     Route("POST", "/containers/{name}/attach", "container.attach", containers.relay),
     Route("POST", "/containers/{name}/rename", "container.rename", lifecycle.rename),
