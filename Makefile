@@ -20,7 +20,7 @@ test: setup ## everything: check, then the lab suite on real engines (root)
 	@tools/clients
 	$(MAKE) check
 	$(PY) -m pytest -q -m etcd
-	$(SUDO) $(PY) -m pytest -q -m "lab and not alone" -n 2 --dist loadfile --durations 8
+	$(SUDO) $(PY) -m pytest -q -m "lab and not alone" -n 2 --dist loadfile --no-loadscope-reorder --durations 8
 	$(SUDO) $(PY) -m pytest -q -m "lab and alone" --durations 8
 
 proofs: setup ## the network's promises at length: 100,000 connections, 50 rounds of trouble, 20 moves (root, half an hour)

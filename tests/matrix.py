@@ -36,7 +36,10 @@ PROMISED = ("20.10", "26.1", "28.5")
 RECORD = Path("out/matrix.json")
 NOTHING_TO_RUN = 5
 """pytest's status when its arguments leave no test."""
-RUNS = (("lab and not alone", "-n", "2", "--dist", "loadfile"), ("lab and alone",))
+RUNS = (
+    ("lab and not alone", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"),
+    ("lab and alone",),
+)
 
 
 class Row(NamedTuple):

@@ -21,6 +21,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -260,7 +261,10 @@ def host(cluster: Lab) -> Iterator[LabHost]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.path}-{case.body}"[:110])
 def test_a_bad_call_is_answered_as_by_an_engine(host: LabHost, case: Case) -> None:
-    assert ask(host.gateway_socket, case) == ask(host.docker_socket, case)
+    """Both at once: an engine takes 15 s to say that it has no such log driver."""
+    with ThreadPoolExecutor(2) as pool:
+        cluster, engine = pool.map(lambda path: ask(path, case), (host.gateway_socket, host.docker_socket))
+    assert cluster == engine
 
 
 @pytest.mark.parametrize("case", MALFORMED, ids=lambda case: f"{case.method}-{case.path}-{case.body}"[:110])

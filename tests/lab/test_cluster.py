@@ -2,8 +2,8 @@
 
 | fault | what must hold |
 |---|---|
-| a host's power is cut (each of the three) | the others answer; creates within 10 s; all records stay; it comes back |
-| a daemon is killed or ended, and started | the host's containers never notice |
+| a host's power is cut (h1, h3) | the others answer; creates within 10 s; all records stay; it comes back |
+| a daemon is killed, and started | the host's containers never notice (ended in order: `test_recovery`) |
 | an engine ends and starts again | its host is named meanwhile, and used afterwards |
 | a cable is pulled | the host's containers run on, and are the same after it is plugged in |
 | a host falls silent during a create | the create fails or goes elsewhere; nothing of it stays |
@@ -113,7 +113,7 @@ def works_on(lab: Lab, victim: str) -> None:
     )
 
 
-@pytest.mark.parametrize("victim", NAMES)
+@pytest.mark.parametrize("victim", ["h1", "h3"])
 def test_any_one_host_may_lose_its_power(lab: Lab, victim: str) -> None:
     first = docker_of(lab.hosts[0])
     kept = {host: up(first, f"kept-{host}-{victim}", host) for host in NAMES}
@@ -150,15 +150,14 @@ def test_any_one_host_may_lose_its_power(lab: Lab, victim: str) -> None:
     again("volume", "rm", f"vol-{victim}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_daemon_that_starts_again_disturbs_no_container(lab: Lab, number: signal.Signals) -> None:
+def test_a_daemon_that_is_killed_and_starts_again_disturbs_no_container(lab: Lab) -> None:
     second, other = lab.host("h2"), docker_of(lab.host("h3"))
-    name = up(other, f"undisturbed-{number.name.lower()}", "h2")
+    name = up(other, "undisturbed", "h2")
     before = started_at(other, name)
     pid = second.pid_of("drover")
     assert pid is not None
 
-    os.kill(pid, number)
+    os.kill(pid, signal.SIGKILL)
     wait_until(lambda: second.pid_of("drover") is None, "the daemon's end")
     engine = Docker(second.docker_socket, docker_program(20))
     assert engine("inspect", "--format", "{{.State.Running}}", name) == "true"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,11 +26,9 @@ ls -n /file /file2 /var /etc/group; cat /etc/group /var/file
 """
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    made = Lab.create("move-test", 3, images=("busybox",))
-    yield made
-    made.destroy()
+@pytest.fixture
+def lab(cluster: Lab) -> Lab:
+    return cluster
 
 
 def on(lab: Lab, host: str, *argv: str, check: bool = True) -> str:
