@@ -42,6 +42,7 @@ FIRST = (
 )
 LAST = (
     "test_bad_input",
+    "test_network_services",
     "test_clients",
     "test_move_whole",
     "test_compose",
@@ -50,7 +51,7 @@ LAST = (
     "test_cluster",
     "test_load",
     "test_recovery",
-    "test_network_services",
+    "test_purge",
 )
 _RANKS = {
     **{name: number - len(FIRST) for number, name in enumerate(FIRST)},
