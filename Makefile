@@ -19,9 +19,9 @@ check: .venv/.done ## lint, types and the fast tests: no root, seconds
 test: setup ## everything: check, then the lab suite on real engines (root)
 	@tools/clients
 	$(MAKE) check
-	$(PY) -m pytest -q -m etcd
-	$(SUDO) $(PY) -m pytest -q -m "lab and not alone" -n 2 --dist loadfile --no-loadscope-reorder --durations 8
-	$(SUDO) $(PY) -m pytest -q -m "lab and alone" --durations 8
+	$(PY) -m pytest -q -m etcd -n 2 tests/contract
+	$(SUDO) $(PY) -m pytest -q -m "lab and not alone" -n 2 --dist loadfile --no-loadscope-reorder --durations 8 tests/lab tests/contract
+	$(SUDO) $(PY) -m pytest -q -m "lab and alone" --durations 8 tests/lab
 
 proofs: setup ## the network's promises at length: 100,000 connections, 50 rounds of trouble, 20 moves (root, half an hour)
 	$(SUDO) DROVER_NET_CONNECTIONS=100000 DROVER_NET_CHANGES=50 DROVER_NET_ROUNDS=50 DROVER_NET_MOVES=20 \
