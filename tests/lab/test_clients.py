@@ -296,6 +296,8 @@ def test_volumes_share_data(bench: Bench) -> None:
     bench.docker("rm", "-f", keeper)
     bench.docker("volume", "rm", volume)
     assert volume not in bench.docker("volume", "ls", "-q").split()
+    bench.docker("run", "--rm", *bench.there, "-v", f"{volume}-2:/data", "busybox", "true")
+    bench.docker("volume", "rm", f"{volume}-2")
 
 
 def test_volumes_from_and_the_network_of_another_container(bench: Bench) -> None:

@@ -120,9 +120,9 @@ def test_a_network_cut_leaves_it_where_it_was(lab: Lab) -> None:
 
 def test_a_full_disk_leaves_it_where_it_was_and_says_so(lab: Lab) -> None:
     run(lab, "heavy", "h1", "sh", "-c", LINES, options=("-v", "heavy:/data"))
-    on(lab, "h3", "docker", "exec", "heavy", "dd", "if=/dev/urandom", "of=/data/big", "bs=1M", "count=200")
+    on(lab, "h3", "docker", "exec", "heavy", "dd", "if=/dev/urandom", "of=/data/big", "bs=1M", "count=100")
     pool = lab.host("h2").state_dir / "volumes" / "pool"
-    fill = f"fallocate -l $(($(df -k --output=avail {pool} | tail -1) - 100000))K {pool}/ballast; sync -f {pool}"
+    fill = f"fallocate -l $(($(df -k --output=avail {pool} | tail -1) - 50000))K {pool}/ballast; sync -f {pool}"
     on(lab, "h2", "sh", "-c", fill)
     try:
         refused = lab.host("h3").exec(["drover", "move", "heavy", "--to", "h2"], check=False, timeout_s=120.0)
