@@ -18,7 +18,7 @@ from drover.cli.join import enter
 from drover.daemon.config import load_config
 from drover.daemon.volumes import PeerVolumes
 from drover.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
-from drover.model.cluster import delete, put
+from drover.model.cluster import Cluster, delete, put
 from drover.model.records import Container, Member, Name, key
 from drover.store.mirror import Mirror
 from drover.trust import certificates, tls
@@ -229,7 +229,9 @@ async def test_a_call_that_was_passed_on_is_answered_when_this_host_sees_what_it
         await peers.close()
 
 
-async def test_a_call_that_is_passed_on_is_answered_by_a_host_that_sees_what_its_client_was_shown(api: World) -> None:
+async def test_a_call_that_is_passed_on_is_answered_by_a_host_that_sees_what_its_client_was_shown(
+    api: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The other way round: h1's picture is the late one, and the call speaks of what h2 has seen."""
     h2 = await joined(api, "h2")
     await api.commit(put("hosts/h1", msgspec.structs.replace(api.cluster.hosts["h1"], api_port=api.port)))
@@ -241,11 +243,16 @@ async def test_a_call_that_is_passed_on_is_answered_by_a_host_that_sees_what_its
     changed = put("hosts/h2", msgspec.structs.replace(api.cluster.hosts["h2"], labels=labels))
     await ahead.reached(await api.store.commit([changed]), 5)
     assert api.cluster.hosts["h2"].labels != labels
-    late = asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(api.mirror.start()))
+    reached = api.mirror.reached
+
+    async def late(revision: int, deadline_s: float) -> Cluster:
+        await api.mirror.start()
+        return await reached(revision, deadline_s)
+
+    monkeypatch.setattr(api.mirror, "reached", late)
     try:
         assert (await peers.pass_on("h1", "GET", "/hosts/h2", b""))["labels"] == labels
     finally:
-        late.cancel()
         await ahead.stop()
         await peers.close()
 

@@ -420,7 +420,7 @@ async def test_lines_that_must_settle_come_after_their_head(world: World, host: 
         agreed.clear()
         await client.send(GET)
         assert b"chunked" in await client.head()
-        await asked.wait()
+        await asyncio.wait_for(asked.wait(), 10)
         begun = asyncio.ensure_future(client.exactly(1))
         assert not (await asyncio.wait({begun}, timeout=0.05))[0]
         agreed.set()
