@@ -8,7 +8,8 @@
 
 Files run in the order of `FIRST` and `LAST`: the long ones that make labs of their own come first, so that two workers
 end at about the same time; those that share the cluster come together at the end, `test_bad_input` before the others,
-because it wants images on one host only; the last of all takes a host out of the cluster.
+because it wants images on one host only, and `test_load` on hosts that nobody has broken yet; the last of all takes a
+host out of the cluster.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ LAST = (
     "test_compose",
     "test_deploy",
     "test_lab_cluster",
-    "test_cluster",
     "test_load",
+    "test_cluster",
     "test_recovery",
     "test_purge",
 )
