@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from tests.chaos import account, checks, drawing, workload
+from tests.chaos import account, checks, drawing, moments, workload
 from tests.chaos.watch import LagWatch, LiveWatch
 
 from drover.errors import DroverError
@@ -34,7 +34,13 @@ from drover.lab.processes import wait_until
 SUFFERING = ("h1", "h2", "h3")
 OBSERVER = "h4"
 WHOLE_DEADLINE_S = 150.0
-LOSES_HOST = frozenset({"power", "cable", "pair", "freeze", "hang", "agent", "engine", "silent", "one-way"})
+LOSES_HOST = frozenset({"power", "cable", "pair", "freeze", "hang", "agent", "engine", "silent", "one-way", "deaf"})
+SIGNALS = {
+    "agent": ("drover", signal.SIGKILL),
+    "hang": ("drover", signal.SIGSTOP),
+    "engine": ("dockerd", signal.SIGKILL),
+    "silent": ("dockerd", signal.SIGSTOP),
+}
 FILL = "chaos-fill"
 LEFT_BYTES = 1 << 20
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
@@ -117,21 +123,24 @@ class Chaos:
                 host.cut(drawn.peer)
             case "freeze":
                 host.freeze()
-            case "agent":
-                _signal(host.pid_of("drover"), signal.SIGKILL)
-            case "hang":
-                _signal(host.pid_of("drover"), signal.SIGSTOP)
-            case "engine":
-                _signal(host.pid_of("dockerd"), signal.SIGKILL)
-            case "silent":
-                _signal(host.pid_of("dockerd"), signal.SIGSTOP)
+            case "agent" | "hang" | "engine" | "silent":
+                program, number = SIGNALS[drawn.fault]
+                _signal(host.pid_of(program), number)
             case "one-way":
                 host.deafen(drawn.peer)
             case "store":
                 _signal(_store_pid(host), signal.SIGKILL)
             case "full":
                 _fill(host)
-        time.sleep(drawn.hold_s)
+            case "slow":
+                moments.slow(_pool(host), drawn.hold_s)
+            case "deaf":
+                others = [self.lab.host(name) for name in SUFFERING if name != drawn.host]
+                moments.deaf(host, self.observer, others, drawn.hold_s)
+            case unknown if unknown != "none":
+                raise NotImplementedError(unknown)
+        if drawn.fault not in moments.FAULTS:
+            time.sleep(drawn.hold_s)
 
     def _mended(self, drawn: drawing.Round) -> list[str]:
         """Undo the fault, and wait until everything is as it should be; what is not, if the deadline passes."""

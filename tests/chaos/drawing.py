@@ -15,6 +15,9 @@ move of a stateful container begins just before it.
     one-way      what one other host sends does not reach it         taking the rule away
     store        its member of the store is killed                   the daemon, by itself
     full         the disk of its volumes is filled up                removing what fills it
+    slow         that disk stands still most of the time             nothing
+    deaf         the store is not heard for moments, and then has    nothing
+                 forgotten what it said
     none         nothing: only the move                              nothing
 """
 
@@ -25,7 +28,22 @@ from collections.abc import Sequence
 
 import msgspec
 
-FAULTS = ("power", "cable", "pair", "freeze", "agent", "hang", "engine", "silent", "one-way", "store", "full", "none")
+FAULTS = (
+    "power",
+    "cable",
+    "pair",
+    "freeze",
+    "agent",
+    "hang",
+    "engine",
+    "silent",
+    "one-way",
+    "store",
+    "full",
+    "slow",
+    "deaf",
+    "none",
+)
 WITH_PEER = ("pair", "one-way")
 MOVE_SHARE = 0.4
 LONGEST_HOLD_S = 9.0

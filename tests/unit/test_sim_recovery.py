@@ -321,6 +321,26 @@ def test_everything_lost_and_back() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("skew_s", [-600.0, 600.0])
+def test_a_host_whose_clock_is_wrong_writes_wrong_times_and_loses_nothing_for_it(skew_s: float) -> None:
+    """Leases and deadlines are measured, not read from a clock on the wall."""
+
+    async def scene(world: World) -> None:
+        made, h3 = await three(world), world.hosts["h3"]
+        h3.skew_s = skew_s
+        await h3.kill_daemon()
+        await h3.start_daemon()
+        await world.until(lambda: world.cluster.alive["h3"].session == "h3-2", 30.0)
+        apart_s = world.cluster.alive["h3"].since - world.cluster.alive["h1"].since
+        assert abs(apart_s - skew_s) < 60.0
+        await asyncio.sleep(30)
+        assert [world.where(one) for one in made] == [["h3"]] * 3
+        await h3.power_off()
+        await world.until(lambda: all(set(world.where(one)) - {"h3"} for one in made[:2]), 60.0)
+
+    play(scene)
+
+
 # -- broken on purpose: the eye must see ----------------------------------------------------------------------------
 
 
