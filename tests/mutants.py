@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant(
         "lost data is replaced by an empty volume",
         "agent/volumes.py",
-        "        if facts is not None and facts.epoch:\n            raise Unavailable(",
+        "        if facts is not None and epoch in (facts.epoch, facts.had):\n            raise Unavailable(",
         "        if False:\n            raise Unavailable(",
     ),
     Mutant(

@@ -127,6 +127,8 @@ class Agent:
         for change in batch.changes:
             if change.key.startswith("placements/"):  # what failed in advance has not failed yet in earnest
                 self.view.held.pop(f"container/{change.key.partition('/')[2]}", None)
+            elif change.key.startswith("volumes/") and change.record is None:
+                self.actor.keeper.is_gone(change.key.partition("/")[2])
 
     def _give_up_copying(self) -> None:
         """A host is lost: what comes from it would not end, and a start here may wait for it. What comes from others is

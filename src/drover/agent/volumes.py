@@ -194,6 +194,7 @@ class VolumeKeeper:
                 host=self._host,
                 driver=self.driver_name(volume),
                 epoch=epoch,
+                had=max(before.had, before.epoch, epoch),
                 snapshots=snapshots,
                 size_bytes=self._sizes.get(name, before.size_bytes),
                 limit_bytes=self._limits.get(name, before.limit_bytes) if epoch else 0,
@@ -277,8 +278,8 @@ class VolumeKeeper:
             await driver.demote(name, next_id(await driver.snapshots(name), found, self._now(), ASIDE))
         if volume.snapshot:
             return await driver.promote(name, volume.snapshot, epoch)
-        facts = self._cluster.volume_facts.get(f"{self._host}/{name}")
-        if facts is not None and facts.epoch:
+        facts = self._facts(name)
+        if facts is not None and epoch in (facts.epoch, facts.had):
             raise Unavailable(
                 f"the data of volume {name} is not where host {self._host} had it",
                 hint="is its disk or pool mounted? It is never replaced by an empty one",
@@ -354,6 +355,12 @@ class VolumeKeeper:
         told = [r.key("move_facts", one) for one in self._cluster.move_facts if one.endswith(f"/{key}")]
         moved = [r.key("moves", key)] if key in self._cluster.moves else []
         return [delete(one) for one in (*facts, *told, *moved)]
+
+    def is_gone(self, name: str) -> None:
+        """The record is no more: what was true of that volume is not true of the next one of its name."""
+        self._reporter.drop(r.key("volume_facts", self._host, name))
+        self._sizes.pop(name, None)
+        self._limits.pop(name, None)
 
     async def remove_copy(self, name: str) -> None:
         """Delete what this host has of a volume whose claim is another's."""

@@ -293,6 +293,8 @@ class VolumeFacts(Record, frozen=True):
     host: str
     driver: str = ""
     epoch: int = 0
+    had: int = 0
+    """The newest epoch whose live set was ever here: also if the disk is not there any more."""
     snapshots: tuple[str, ...] = ()
     size_bytes: int = 0
     limit_bytes: int = 0
