@@ -23,7 +23,8 @@ RECOVERY = "tests/unit/test_sim_recovery.py"
 MOVES = "tests/unit/test_move_cuts.py"
 CUTS = "tests/unit/test_sequence_cuts.py"
 INTERRUPTIONS = "tests/unit/test_interruptions.py"
-TESTS = (RECOVERY, SIM, MOVES, CUTS, INTERRUPTIONS)
+LOST = "tests/unit/test_lost_data.py"
+TESTS = (LOST, RECOVERY, SIM, MOVES, CUTS, INTERRUPTIONS)
 DEADLINE_S = 400
 
 

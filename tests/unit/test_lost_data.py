@@ -1,4 +1,4 @@
-"""What a host's disk no longer has, and what never came whole: neither is taken for a volume's data."""
+"""What a host's disk no longer has, what never came whole, what went away and came back: which data a volume has."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import msgspec
 import pytest
 from move_world import CID, MoveWorld, on_virtual_time
 
+from drover.decide import moves
+from drover.decide.recover import RESCHEDULE_LABEL
 from drover.errors import Unavailable
 from drover.model import records as r
 from drover.model.cluster import put
+from drover.sim.clock import run, wall_now
+from drover.sim.world import World
 
 SLOW_S = 0.05
+SHARED = {"HostConfig": {"Binds": ["data:/data"]}}
 KEPT = "what was written long ago"
 
 
@@ -33,7 +38,6 @@ def test_data_that_is_not_where_it_was_is_waited_for_and_never_replaced_by_an_em
         again = msgspec.structs.replace(container, order=r.Order(number=container.order.number + 1, verb="start"))
         await world.hosts["h2"].store.commit([put(r.key("containers", CID), again)])
         await asyncio.sleep(60)
-        print(world.cluster.facts_of(CID))
         assert h1.disk.ensured == ["data"]
         assert h1.running() is None
         h1.disk._live = kept
@@ -96,3 +100,43 @@ def test_another_volume_of_that_name_begins_empty_where_the_first_one_was() -> N
         assert world.hosts["h1"].disk.ensured == ["data", "data"]
 
     on_virtual_time(scene)
+
+
+def test_a_volume_that_went_away_and_came_back_is_found_again_by_who_stayed() -> None:
+    """Two containers share a volume. Their host dies; one stays there, as it asks to, the other one takes the volume
+    along and is removed. The volume is moved back: the engine's volume below the first one leads nowhere by then."""
+
+    async def scene(world: World) -> None:
+        stays = {**SHARED, "Labels": {RESCHEDULE_LABEL: "off"}}
+        db, job, h3 = world.run("db", "h3", body=SHARED), world.run("job", "h3", body=stays), world.hosts["h3"]
+        await world.until(lambda: world.where(db) == world.where(job) == ["h3"])
+        await world.until(lambda: any(one.snapshots and one.host != "h3" for one in copies(world)))
+        await h3.power_off()
+        await world.until(lambda: world.where(db) not in ([], ["h3"]))
+        await h3.power_on()
+        await ordered(world, db, "removed", "remove")
+        await world.until(lambda: db not in world.cluster.containers)
+        assert world.where(job) == []
+        back = moves.begin_volume(world.cluster, "data", moves.Asked(target="h3"), wall_now())
+        await h3.store.commit(back.changes, back.expect)
+        await world.until(lambda: world.cluster.volumes["data"].host == "h3")
+        await ordered(world, job, "running", "start")
+        await world.until(lambda: world.where(job) == ["h3"])
+
+    async def main() -> None:
+        world = World(replicating=True)
+        await world.start()
+        await scene(world)
+
+    run(main())
+
+
+def copies(world: World) -> list[r.VolumeFacts]:
+    return list(world.cluster.volume_facts.values())
+
+
+async def ordered(world: World, container: str, desired: r.Desired, verb: r.Verb) -> None:
+    record = world.cluster.containers[container]
+    order = r.Order(number=record.order.number + 1, verb=verb, query="force=1" if verb == "remove" else "")
+    changed = msgspec.structs.replace(record, desired=desired, order=order)
+    await world.hosts["h1"].store.commit([put(r.key("containers", container), changed)])
