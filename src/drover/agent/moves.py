@@ -33,7 +33,7 @@ from drover.decide import moves
 from drover.decide.converge import answer_of
 from drover.decide.replicas import first_base
 from drover.drivers.engine.port import Engine
-from drover.errors import DroverError, Unavailable
+from drover.errors import DroverError, EngineError, Unavailable
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
 from drover.store.mirror import Mirror
@@ -47,6 +47,7 @@ MAX_ROUNDS = 12
 TRIES = 5
 RETRY_S = 0.5
 LOOK_S = 0.2
+IN_USE = 409
 READ_YOUR_WRITES_S = 5.0
 
 
@@ -265,10 +266,22 @@ class Mover:
             body = json.loads(volume.body or "{}") | {
                 "DriverOpts": bind_options(self._keeper.path_at(volume, volume.epoch + 1))
             }
-            await self._keeper.bind(volume, volume.epoch + 1, body)
+            await self._bound(volume, body)
         await self._drop_prepared(move.container)
         await self._containers.prepare(move.container, placement.epoch + 1)
         self._made_from[move.container] = record
+
+    async def _bound(self, volume: r.Volume, body: dict[str, object]) -> None:
+        """Bind it. A stopped container that stayed here, and still has the engine's volume as it was, is made anew
+        meanwhile: that is waited for."""
+        for left in reversed(range(TRIES)):
+            try:
+                await self._keeper.bind(volume, volume.epoch + 1, body)
+                return
+            except EngineError as error:
+                if error.status != IN_USE or not left:
+                    raise
+                await asyncio.sleep(RETRY_S)
 
     async def _drop_prepared(self, container: str) -> None:
         seen = self._view.containers.get(container)

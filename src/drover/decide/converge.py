@@ -52,7 +52,7 @@ from drover.decide import steps as s
 from drover.decide.attached import networks_of, networks_used
 from drover.decide.backups import backup_due
 from drover.decide.index import held_by, placed_on, removed_volumes
-from drover.decide.moves import active, expected_here, is_over, just_left, next_step, stands_still
+from drover.decide.moves import active, expected_here, is_over, just_left, move_of_volume, next_step, stands_still
 from drover.decide.overlay import DEFAULT_NETWORK
 from drover.decide.prepared import prepared_here
 from drover.decide.replicas import has_copies, kept_here, spare
@@ -183,13 +183,19 @@ def _container(
 
 
 def _is_outdated(context: _Context, container: r.Container, here: SeenHere) -> bool:
-    """Whether it does not run, and a volume that it is bound to went away and came back meanwhile: the engine's volume
-    leads to a path that is gone, and cannot be replaced while a container has it."""
+    """Whether it does not run, and a volume that it is bound to went away and came back meanwhile, or is coming: the
+    engine's volume leads to a path that is gone, and cannot be replaced while a container has it."""
     if here.runs or container.desired == "removed":
         return False
     volumes = (context.cluster.volumes.get(name) for name in parse_spec(container.body).volume_names)
     bound = context.seen.volumes
-    return any(v.host == context.host and bound.get(v.name, v.epoch) < v.epoch for v in volumes if v is not None)
+    gone = [v for v in volumes if v is not None and bound.get(v.name, v.epoch) < v.epoch]
+    return any(v.host == context.host or _is_coming(context, v) for v in gone)
+
+
+def _is_coming(context: _Context, volume: r.Volume) -> bool:
+    found = move_of_volume(context.cluster, volume.name)
+    return found is not None and found[1].target == context.host
 
 
 def _has_finished(context: _Context, container: r.Container, here: SeenHere) -> bool:
