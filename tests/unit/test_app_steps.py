@@ -13,7 +13,7 @@ from cluster_factory import container, host
 from drover.decide.app_changes import remove_draft, scale_draft, start_draft
 from drover.decide.app_plan import plan
 from drover.decide.app_steps import files_of, steps
-from drover.decide.app_view import apps_view
+from drover.decide.app_view import apps_view, named_app
 from drover.decide.apps import instances, verdict
 from drover.decide.recover import relocations
 from drover.decide.why import explain
@@ -273,6 +273,38 @@ def test_why_nowhere_has_a_reason_per_host_for_a_container_that_was_never_made()
     assert told["chosen"] == "shop-web-2 of shop is not made: no host can take shop-web-2"
     with pytest.raises(NotFound):
         explain(world.cluster, "shop-web-9")
+
+
+def test_why_a_job_is_not_there_is_not_asked_of_its_schedule() -> None:
+    world = World()
+    world.deploy({"web": web(), "backup": {**web("task", 1), "x-drover": {"schedule": "0 3 * * *"}}})
+    with pytest.raises(NotFound):
+        explain(world.cluster, "shop-backup-1")
+
+
+def test_why_nowhere_says_what_its_body_is_refused_for() -> None:
+    world = World()
+    world.deploy({"web": {**web(), "volumes_from": ["container:gone"]}})
+    said = explain(world.cluster, "shop-web-1")["chosen"]
+    assert said == "shop-web-1 of shop is not made: No such container: gone"
+
+
+def test_networks_and_volumes_go_when_the_last_container_has_gone() -> None:
+    world = World()
+    world.deploy({"web": web("good", 1)})
+    world.run()
+    world.write(*remove_draft(world.cluster, "shop", True).changes)
+    [record] = world.cluster.containers.values()
+    world.write(put(r.key("containers", record.id), msgspec.structs.replace(record, desired="removed")))
+    found = steps(world.cluster, world.cluster.apps["shop"], world.now)
+    assert (found.actions, found.changes) == ((), ())
+    world.write(delete(r.key("containers", record.id)))
+    assert steps(world.cluster, world.cluster.apps["shop"], world.now).actions
+
+
+def test_an_application_that_is_not_there_is_named() -> None:
+    with pytest.raises(NotFound, match="no application is called nope"):
+        named_app(World().cluster, "nope")
 
 
 def test_why_not_yet_says_what_is_waited_for_or_what_failed() -> None:

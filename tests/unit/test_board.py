@@ -208,3 +208,19 @@ def test_how_crowded_zones_are_is_what_adding_up_says() -> None:
     assert dict(found) == crowds(views, wanted(world(), "s4")) == {"h1": 2, "h2": 1, "h3": 2}
     assert len(found) == 3
     assert not Crowds(views.hosts, (), ())
+
+
+def test_a_crowded_host_is_looked_for_in_the_zone_that_it_came_to() -> None:
+    """Where all have one of the family already, the order among them is kept by zone, and a label may change."""
+    zones = {"h1": "a", "h2": "a", "h3": "b"}
+    cluster = world(*[host(name, labels={"zone": zone}) for name, zone in zones.items()])
+    body = {"Labels": {"drover.spread": "zone"}}
+    for number, name in enumerate(zones, 1):
+        cluster = cluster.apply(number + 1, container(number, f"s{number}", name, body))
+    quick = Board(HostViews.of(cluster))
+    seek = wanted(cluster, "s9", body, 9)
+    assert quick.place(cluster, seek) == place(cluster, seek)
+    for name, zone in (("h1", "b"), ("h3", "a"), ("h2", "b")):
+        cluster = cluster.apply(cluster.revision + 1, host(name, labels={"zone": zone}))
+        quick.follow(HostViews.of(cluster))
+        assert quick.place(cluster, seek) == place(cluster, seek)

@@ -142,6 +142,7 @@ def test_many_claims_are_grouped_once() -> None:
 def test_the_doctor_names_each_claim_that_leads_nowhere() -> None:
     virtual = r.ServiceAddress(ip="10.96.0.1", service="shop/web", network="c" * 64)
     published = r.Port(host="*", protocol="tcp", port=80, container=cid(1), container_port=8080)
+    good = r.ServiceAddress(ip="10.96.0.2", service="shop/db", network=NET)
     kept = [
         put(r.key("kept_addresses", NET, ip), r.KeptAddress(network=NET, ip=ip, name="db"))
         for ip in ("10.44.0.2", "10.44.0.9")
@@ -155,7 +156,7 @@ def test_the_doctor_names_each_claim_that_leads_nowhere() -> None:
         address(NET, "10.44.0.3", 2),
         kept,
         [put(r.key("ports", "*", "tcp", "80"), published)],
-        [put(r.key("service_addresses", virtual.ip), virtual)],
+        [put(r.key("service_addresses", one.ip), one) for one in (virtual, good)],
     )
     assert doctor.record_doubts(cluster) == [
         "address 10.1.1.1 is claimed on network dddddddddddd, which is gone",

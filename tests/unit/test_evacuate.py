@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from cluster_factory import cid, composed, container, host, host_config, volume, world
 
-from drover.decide.evacuate import PARALLEL, RETRY_S, Evacuation, emptied_hosts, evacuation
+from drover.decide.evacuate import PARALLEL, RETRY_S, Evacuation, emptied_hosts, evacuation, with_moves
+from drover.decide.views import HostViews
 from drover.model import records as r
 from drover.model.cluster import Change, Cluster, put
 
@@ -133,3 +134,11 @@ def test_what_is_on_its_way_counts_at_its_target_already() -> None:
 def test_host_paths_that_are_the_same_everywhere_tie_it_to_no_host() -> None:
     body = {**host_config(Binds=["/srv/shared:/data"]), "Labels": {"drover.host_paths": "everywhere"}}
     assert said(evacuation(cluster_of(running(1, "web", body=body)), "h1", NOW))["web"][0] == "moving"
+
+
+def test_a_volume_on_its_way_without_a_container_counts_nowhere() -> None:
+    move = r.Move(volumes=("logs",), source="h1", target="h3", phase="copying")
+    moving = [put(r.key("moves", "volume/logs"), move)]
+    alone = cluster_of(running(1, "web", "h2"), volume("logs", "h1"))
+    views = HostViews.of(alone)
+    assert with_moves(alone.apply(2, moving), views) is views

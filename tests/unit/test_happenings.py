@@ -51,11 +51,30 @@ def ran(run: Run) -> Change:
     return put("deployments/shop", r.Deployment(app="shop", runs={"shop": (run,)}))
 
 
+def suspected(session: str = "s1") -> Change:
+    return put("suspects/h3", r.Suspect(host="h3", session=session, closed=True, targets={cid(1): "h1"}))
+
+
+def test_a_suspicion_is_told_once_for_each_daemon_it_is_about() -> None:
+    before = three(container(1, "web", "h3"))
+    assert event(before, suspected())[0][2].endswith("; 1 container made ready elsewhere")
+    told = before.apply(2, [suspected()])
+    again = put("suspects/h3", msgspec.structs.replace(told.suspects["h3"], at=9.0))
+    assert event(told, again) == []
+    assert [one[0] for one in event(told, suspected("s2"))] == ["host.suspect"]
+    assert event(told, delete("suspects/h3")) == []
+
+
+def test_the_end_of_an_application_is_no_event_of_its_update() -> None:
+    assert event(three().apply(2, [rolled("running")]), delete("deployments/shop")) == []
+
+
 @pytest.mark.parametrize(
     ("before", "change", "expected"),
     [
         (three(container(1, "web", "h3")), put("lost/h3", r.HostLost(host="h3", at=LOST_AT)), "host.lost"),
         (three().apply(2, [put("lost/h3", r.HostLost(host="h3"))]), delete("lost/h3"), "host.back"),
+        (three(container(1, "web", "h3")), suspected(), "host.suspect"),
         (three(), host("h4")[0], "host.joined"),
         (three(), delete("hosts/h3"), "host.removed"),
         (three(), host("h3", scheduling="drain")[0], "host.scheduling"),

@@ -157,3 +157,8 @@ def test_no_move_is_missed_for_what_no_target_can_gain(seed: int, monkeypatch: p
     found = all_of(cluster)
     monkeypatch.setattr(rebalance._Least, "may_gain", lambda self, container, source: True)
     assert all_of(cluster) == found
+
+
+def test_what_was_made_and_never_started_is_not_moved() -> None:
+    idle = [change for number in range(1, 7) for change in container(number, f"idle{number}", "h1")]
+    assert all_of(three(idle)) == []

@@ -98,7 +98,7 @@ def _virtual(service: str, network: str, last: int) -> Command:
     return lambda _: [put(r.key("service_addresses", record.ip), record)]
 
 
-def _move(container: str, phase: r.Phase) -> Command:
+def _leaves(container: str, phase: r.Phase) -> Command:
     """The record of a move, of a container that wants to run."""
     record = r.Move(source="h1", target="h2", container=container, phase=phase)
 
@@ -115,6 +115,13 @@ def _move(container: str, target: str, phase: r.Phase) -> Command:
     return lambda _: [put(r.key("moves", container), record)]
 
 
+def _suspect(container: str, host: str, target: str) -> Command:
+    """A host with a lease that is not heard: its container is made ready elsewhere."""
+    alive = r.Alive(host=host, session="s1")
+    record = r.Suspect(host=host, session="s1", targets={container: target})
+    return lambda _: [put(r.key("alive", host), alive), put(r.key("suspects", host), record)]
+
+
 def _removal(number: int) -> Command:
     """The removal of one of the records that are there."""
     return lambda cluster: (
@@ -127,7 +134,7 @@ _networks = _of(tuple(NETWORKS))
 _containers = _of(CONTAINERS)
 _services = _of(("", *SERVICES))
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
-    st.builds(_move, _containers, _of(("copying", "stopping", "handed", "done"))),
+    st.builds(_leaves, _containers, _of(("copying", "stopping", "handed", "done"))),
     st.builds(_host, _of(HOSTS), st.integers(1, 2)),
     st.builds(_network, _networks, _of((0, 4096, 4097)), st.booleans()),
     st.builds(
@@ -147,6 +154,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(_port, _containers, _of(("*", "h1")), _of(("tcp", "udp")), _services),
     st.builds(_virtual, _of(SERVICES), _networks, st.integers(1, 3)),
     st.builds(_move, _containers, _of(HOSTS), _of(("copying", "handed"))),
+    st.builds(_suspect, _containers, _of(HOSTS), _of(HOSTS)),
     st.builds(_removal, st.integers(0, 10_000)),
 )
 START: list[Command] = [
@@ -255,6 +263,14 @@ def test_a_network_is_made_before_the_container_that_moves_here() -> None:
     gone = follow(coming, _run(alone, [_move("f", "h1", "aborted")]))
     assert ["n2" in one.networks for one in (before, coming, gone)] == [False, True, False]
     assert [entry.ip for entry in coming.networks["n2"].remotes if entry.ip.endswith(".10")] == ["10.45.0.10"]
+
+
+def test_a_network_is_made_before_the_container_that_a_suspect_host_may_lose_to_this_one() -> None:
+    alone = _run(START_CLUSTER, [_address("f", "n2", 10)])
+    before = follow(Wiring(host="h1", mtu_bytes=MTU_BYTES), alone)
+    ready = follow(before, _run(alone, [_suspect("f", "h3", "h1")]))
+    heard = follow(ready, _run(alone, [lambda _: [delete(r.key("suspects", "h3"))]]))
+    assert ["n2" in one.networks for one in (before, ready, heard)] == [False, True, False]
 
 
 def test_a_host_that_is_no_member_has_nothing() -> None:
