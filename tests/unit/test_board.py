@@ -220,7 +220,7 @@ def test_a_crowded_host_is_looked_for_in_the_zone_that_it_came_to() -> None:
     quick = Board(HostViews.of(cluster))
     seek = wanted(cluster, "s9", body, 9)
     assert quick.place(cluster, seek) == place(cluster, seek)
-    for name, zone in (("h1", "b"), ("h3", "a"), ("h2", "b")):
+    for name, zone in (("h3", "a"), ("h1", "b"), ("h2", "b")):
         cluster = cluster.apply(cluster.revision + 1, host(name, labels={"zone": zone}))
         quick.follow(HostViews.of(cluster))
         assert quick.place(cluster, seek) == place(cluster, seek)

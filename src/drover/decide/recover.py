@@ -198,11 +198,6 @@ def lost_hosts(cluster: Cluster) -> frozenset[str]:
     return frozenset(name for name in cluster.hosts if name not in cluster.alive)
 
 
-def displaced(cluster: Cluster) -> list[r.Container]:
-    """The containers of lost hosts that should run, in the order of their creation."""
-    return _running(_on(cluster, lost_hosts(cluster)))
-
-
 def _on(cluster: Cluster, hosts: frozenset[str]) -> Mapping[str, Sequence[r.Container]]:
     """What is placed on each of some hosts."""
     return {host: containers_on(cluster, host) for host in hosts}
