@@ -16,13 +16,14 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from etcd_cluster import Tls, make_tls, member_config, member_configs, ready, start_plainly
 from store_contract import PATIENCE_S, StoreContract, Stores, setting, values
+from tests.chaos import forget
 
 from drover.daemon.etcd_process import EtcdProcess
 from drover.errors import DroverError, Unavailable
 from drover.store.etcd import EtcdStore
 from drover.store.etcd_codec import PREFIX, PREFIX_END, text
 from drover.store.mirror import Mirror
-from drover.store.port import AnswerLost, Batch
+from drover.store.port import AnswerLost, Batch, Compacted
 
 pytestmark = pytest.mark.etcd
 
@@ -257,4 +258,20 @@ async def test_a_client_without_a_certificate_is_refused(endpoint: str, tls: Tls
     store = EtcdStore([endpoint], ssl.create_default_context(cafile=str(tls.files.ca)), SHORT_S)
     with pytest.raises(Unavailable):
         await store.snapshot()
+    await store.close()
+
+
+async def test_what_chaos_has_a_member_forget_is_gone_for_a_watch_that_was_cut(
+    endpoint: str, tls: Tls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, beside = EtcdStore([endpoint], tls.client), tls.files.ca.parent
+    seen = await store.commit([setting("seen")])
+    missed = await store.commit([setting("missed")])
+    for name, file in {"ca.crt": "ca.crt", "host.crt": "client.crt", "host.key": "client.key"}.items():
+        (tmp_path / name).symlink_to(beside / file)
+    await asyncio.to_thread(forget.main, endpoint, str(tmp_path))
+    assert int(capsys.readouterr().out) >= missed
+    with pytest.raises(Compacted):
+        await collect(store.watch(seen), "missed")
+    assert {"seen", "missed"} <= set(values(await store.snapshot()))
     await store.close()
