@@ -135,8 +135,8 @@ class Chaos:
             case "slow":
                 moments.slow(_pool(host), drawn.hold_s)
             case "deaf":
-                others = [self.lab.host(name) for name in SUFFERING if name != drawn.host]
-                moments.deaf(host, self.observer, others, drawn.hold_s)
+                others = [one for one in self.lab.hosts if one.name != drawn.host]
+                print(f"   forgotten before {moments.deaf(host, self.observer, others, drawn.hold_s)}", flush=True)
             case unknown if unknown != "none":
                 raise NotImplementedError(unknown)
         if drawn.fault not in moments.FAULTS:

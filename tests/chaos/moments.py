@@ -17,19 +17,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from drover.daemon.etcd_process import CLIENT_PORT, url
-from drover.errors import DroverError
 from drover.lab.host import LabHost
-from drover.lab.processes import wait_until
 
 FAULTS = ("slow", "deaf")
 STILL_S, WRITTEN_S = 0.8, 0.2
-DEAF_S, HEARD_S = 1.0, 1.5
+DEAF_S, HEARD_S = 0.8, 1.5
 """A deaf moment is shorter than what a host waits before it fences itself."""
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 """`linux/fs.h`."""
@@ -59,13 +58,17 @@ def slow(pool: Path, for_s: float) -> None:
         os.close(disk)
 
 
-def deaf(host: LabHost, asker: LabHost, members: Sequence[LabHost], for_s: float) -> None:
-    """The host misses what the store says, and cannot ask for it later: `asker` has one of `members` forget it."""
-    for _ in _until(for_s):
-        with _refused(host):
-            time.sleep(DEAF_S)
-            wait_until(lambda: any(_forgets(asker, member) for member in members), "the end of the store's history")
-        time.sleep(HEARD_S)
+def deaf(host: LabHost, asker: LabHost, members: Sequence[LabHost], for_s: float) -> list[int]:
+    """The host misses what the store says, and cannot ask for it later: `asker` has one of `members` forget it. Those
+    that are none refuse. Returns the revisions before which all was forgotten."""
+    forgotten = []
+    with _forgetting(asker, members) as forget:
+        for _ in _until(for_s):
+            with _refused(host):
+                time.sleep(DEAF_S)
+                forgotten.append(forget())
+            time.sleep(HEARD_S)
+    return forgotten
 
 
 def _until(for_s: float) -> Iterator[None]:
@@ -85,10 +88,20 @@ def _refused(host: LabHost) -> Iterator[None]:
         host.exec(["nft", "delete", "table", "inet", TABLE])
 
 
-def _forgets(asker: LabHost, member: LabHost) -> bool:
-    """False if that member does not answer, or nothing was written since the last time."""
-    argv = [sys.executable, str(FORGET), url(member.address, CLIENT_PORT), str(asker.state_dir / "tls")]
-    with contextlib.suppress(DroverError):
-        asker.exec(argv)
-        return True
-    return False
+@contextlib.contextmanager
+def _forgetting(asker: LabHost, members: Sequence[LabHost]) -> Iterator[Callable[[], int]]:
+    """A program that is ready to have the store forget its history, for as long as the block lasts."""
+    urls = [url(member.address, CLIENT_PORT) for member in members]
+    argv = asker.argv([sys.executable, str(FORGET), str(asker.state_dir / "tls"), *urls])
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        said, told = program.stdout, program.stdin
+        said.readline()
+
+        def forget() -> int:
+            told.write("\n")
+            told.flush()
+            return int(said.readline())
+
+        yield forget

@@ -269,8 +269,10 @@ async def test_what_chaos_has_a_member_forget_is_gone_for_a_watch_that_was_cut(
     missed = await store.commit([setting("missed")])
     for name, file in {"ca.crt": "ca.crt", "host.crt": "client.crt", "host.key": "client.key"}.items():
         (tmp_path / name).symlink_to(beside / file)
-    await asyncio.to_thread(forget.main, endpoint, str(tmp_path))
-    assert int(capsys.readouterr().out) >= missed
+    await asyncio.to_thread(forget.main, str(tmp_path), ["https://127.0.0.1:1", endpoint], ["\n", "\n"])
+    ready, forgotten, again = capsys.readouterr().out.split()
+    assert (ready, again) == ("ready", "0")
+    assert int(forgotten) >= missed
     with pytest.raises(Compacted):
         await collect(store.watch(seen), "missed")
     assert {"seen", "missed"} <= set(values(await store.snapshot()))

@@ -202,6 +202,11 @@ def test_what_need_not_run_goes_along_with_a_volume_that_passes(desired: r.Desir
     assert (set(after.ports), after.addresses[f"{NET}/10.44.0.9"].epoch) == ({"h2/tcp/80"}, 2)
 
 
+def test_what_drover_itself_had_stopped_had_not_finished() -> None:
+    """A host that was cut off stops what holds claims before it counts as lost."""
+    assert only(h3_lost(running(1, "db", state="exited", interrupted=True))).container == DB
+
+
 def test_what_had_finished_goes_along_and_is_not_run_a_second_time() -> None:
     after = _taken_over(_brought_along("running", state="exited", exit_code=0))
     assert (after.placements[WEB].host, after.containers[WEB].desired) == ("h2", "stopped")
