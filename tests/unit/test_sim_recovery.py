@@ -11,7 +11,7 @@ import pytest
 from drover.decide import recover
 from drover.errors import Unavailable
 from drover.model import records as r
-from drover.model.cluster import Cluster
+from drover.model.cluster import Cluster, put
 from drover.sim import clock
 from drover.sim.world import LEASE_S, SELF_FENCE_S, BrokenPromise, SimHost, World
 
@@ -337,6 +337,21 @@ def test_a_host_whose_clock_is_wrong_writes_wrong_times_and_loses_nothing_for_it
         assert [world.where(one) for one in made] == [["h3"]] * 3
         await h3.power_off()
         await world.until(lambda: all(set(world.where(one)) - {"h3"} for one in made[:2]), 60.0)
+
+    play(scene)
+
+
+def test_a_host_that_missed_that_its_container_left_and_came_back_makes_it_anew() -> None:
+    async def scene(world: World) -> None:
+        web, h3 = world.run("web", "h3"), world.hosts["h3"]
+        await settled(world, web)
+        await h3.kill_daemon()
+        for host, epoch in (("h1", 2), ("h3", 3)):
+            placed = r.Placement(container=web, host=host, epoch=epoch)
+            world.shared.commit([put(r.key("placements", web), placed)], {}, None)
+        await h3.start_daemon()
+        await world.until(lambda: (seen := world.cluster.facts_of(web)) is not None and seen.epoch == 3)
+        await settled(world, web)
 
     play(scene)
 
