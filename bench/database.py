@@ -6,11 +6,18 @@ Theory of operation. PostgreSQL 15 runs with its data in a btrfs volume, and mov
 asked. Beside it, on h3, two clients that know what was acknowledged:
 
     client    does                                               knows
-    pgbench   transactions at a fixed rate, for ever             one line per acknowledged transaction
-    acks      one connection per insert, one after another       each number, and when; what each failure said
+    pgbench   100 transactions a second, for ever                each acknowledged transaction, and when it ended
+    acks      a new connection and an insert every 0.1 s         each number, begin and end; what each failure said
 
-A connection that the stop cuts is no failed connection; one that cannot be made is (`CUT` tells them apart). At the
-end the sums of pgbench's balances must agree, and everything acknowledged must be there.
+Both are light: a client that connects as fast as it can takes a core, and the figures then tell of that. The gap is the
+longest time in which neither was told of a commit; it is known to about 10 ms. What clients that connect anew see is
+told beside it: the slowest insert, connection included, and as an upper bound the time from the begin of one insert to
+the end of the next.
+
+A connection that the stop cuts is no failed connection; one that cannot be made is (`CUT` tells them apart). After a
+death one that PostgreSQL itself refuses while it recovers is counted apart (`RECOVERING`): no host can spare a client
+that. In a planned move it counts. At the end the sums of pgbench's balances must agree, and everything acknowledged
+must be there.
 """
 
 from __future__ import annotations
@@ -37,20 +44,24 @@ BETWEEN_S = 45.0
 """Between two moves: hosts forget old snapshots after half a minute, and deleting those slows a disk down."""
 CUT = ("terminating connection", "closed the connection unexpectedly", "connection to server was lost", "SSL SYSCALL")
 """What a client says whose connection was there and ended."""
+RECOVERING = ("the database system is starting up", "not yet accepting connections", "in recovery mode")
+"""What PostgreSQL says to a client that has reached it too early."""
 SUMS = """
 select (select sum(abalance) from pgbench_accounts), (select sum(bbalance) from pgbench_branches),
        (select sum(tbalance) from pgbench_tellers), (select coalesce(sum(delta), 0) from pgbench_history),
        (select count(*) from pgbench_history)
 """
 ACKS = """
-n=0
+n=0; psql=$(ls /usr/lib/postgresql/*/bin/psql)  # not Debian's wrapper, which starts a Perl each time
 while [ ! -e /tmp/end ]; do
-  n=$((n+1)); begin=$(date +%s.%N)
-  if said=$(psql -h db -U postgres -qc "insert into acks values ($n)" 2>&1); then
-    echo "$n $begin $(date +%s.%N)" >> /tmp/acks
+  n=$((n+1)); begin=$EPOCHREALTIME
+  if said=$($psql -h db -U postgres -Xqc "insert into acks values ($n)" 2>&1); then
+    end=$EPOCHREALTIME; echo "$n $begin $end" >> /tmp/acks
   else
-    echo "$begin $(date +%s.%N) $(echo $said)" >> /tmp/failed
+    end=$EPOCHREALTIME; echo "$begin $end $(echo $said)" >> /tmp/failed
   fi
+  left_us=$((100000 - ${end/./} + ${begin/./}))
+  if [ $left_us -gt 0 ]; then sleep $(printf 0.%06d $left_us); fi
 done
 exec sleep infinity  # what it wrote down is asked for by exec, which a container that ended refuses
 """
@@ -141,6 +152,16 @@ class Proof:
         """Transactions that pgbench was told are committed, as far as it has written that down."""
         return int(self.inside("load", "sh", "-c", "cat /tmp/load/run* | wc -l") or 0)
 
+    def transaction_ends(self, since: float) -> list[float]:
+        """When those were committed (the fifth and sixth column of pgbench's log), since a moment."""
+        told = self.inside("load", "sh", "-c", "cat /tmp/load/run*").splitlines()
+        rows = (line.split() for line in told if line.count(" ") >= 5)  # the last one may be half written
+        return sorted(end for row in rows if (end := int(row[4]) + int(row[5]) / 1e6) > since)
+
+    def both_commit(self, since: float) -> bool:
+        """Whether both clients have written down a commit since a moment."""
+        return self.acknowledged()[-1][2] > since and bool(self.transaction_ends(since))
+
     def failures(self) -> list[str]:
         """What failed otherwise than by the end of a connection that was there."""
         said = [self.inside(name, "sh", "-c", "cat /tmp/failed 2>/dev/null || true") for name in ("acks", "load")]
@@ -163,9 +184,7 @@ def move(proof: Proof, target: str) -> dict[str, Any]:
     shown = proof.last_move()
     if shown["phase"] == "aborted":
         raise SystemExit(f"not moved: {shown['why']}")
-    count = len(proof.acknowledged())
-    proof.until(lambda: len(proof.acknowledged()) > count + 10, f"commits on {target}")
-    ends = [end for _, _, end in proof.acknowledged() if end > begin - 1]
+    proof.until(lambda: proof.both_commit(shown["ended_at"] + 1), f"commits on {target}")
     keys = ("stopping_at", "stopped_at", "handed_at", "ended_at")
     parts = [round(shown[later] - shown[earlier], 3) for earlier, later in itertools.pairwise(keys)]
     return {
@@ -175,17 +194,29 @@ def move(proof: Proof, target: str) -> dict[str, Any]:
         "rounds": shown["rounds"],
         "phase_one_s": round(shown["stopping_at"] - shown["started_at"], 2),
         "stop_delta_start_s": parts,
-        "gap_s": round(max(later - earlier for earlier, later in itertools.pairwise(ends)), 3),
+        **gaps([one for one in proof.acknowledged() if one[2] > begin - 1], proof.transaction_ends(begin - 1)),
         "load": round(os.getloadavg()[0], 1),
     }
 
 
+def gaps(inserts: list[tuple[int, float, float]], transaction_ends: list[float]) -> dict[str, float]:
+    """The longest times without a commit, as the module says."""
+    ends = sorted([end for _, _, end in inserts] + transaction_ends)
+    return {
+        "gap_s": round(max(later - earlier for earlier, later in itertools.pairwise(ends)), 3),
+        "slowest_insert_s": round(max(end - begin for _, begin, end in inserts), 3),
+        "inserts_apart_s": round(max(later[2] - earlier[1] for earlier, later in itertools.pairwise(inserts)), 3),
+    }
+
+
 def verdict(proof: Proof, lost_allowed: bool = False) -> dict[str, Any]:
-    """Whether the invariants hold, and what was lost of what was acknowledged."""
+    """Whether the invariants hold, and what was lost of what was acknowledged (`lost_allowed`: after a death)."""
     accounts, branches, tellers, history, count = map(int, proof.sql(SUMS).split("|"))
     stored = {int(line) for line in proof.sql("select n from acks").splitlines()}
     acknowledged = [number for number, _, _ in proof.acknowledged()]
     lost = sorted(set(acknowledged) - stored)
+    failures = proof.failures()
+    recovering = [line for line in failures if lost_allowed and any(words in line for words in RECOVERING)]
     return {
         "balances_agree": accounts == branches == tellers == history,
         "history": count,
@@ -193,7 +224,8 @@ def verdict(proof: Proof, lost_allowed: bool = False) -> dict[str, Any]:
         "inserts_acknowledged": len(acknowledged),
         "inserts_lost": len(lost),
         "lost_are_the_newest": not lost_allowed or _is_suffix(lost, acknowledged, stored),
-        "failed_connections": proof.failures(),
+        "failed_connections": [line for line in failures if line not in recovering],
+        "refused_while_recovering": len(recovering),
     }
 
 
@@ -211,9 +243,9 @@ def moves(proof: Proof, turns: int) -> dict[str, Any]:
         made.append(move(proof, target))
         print(json.dumps(made[-1]), flush=True)
     proof.finish()
-    gaps = [one["gap_s"] for one in made]
+    median_s = statistics.median(one["gap_s"] for one in made)
     size_bytes = proof.sql("select sum(pg_database_size(oid)) from pg_database")
-    return {"moves": made, "gap_median_s": statistics.median(gaps), "size_bytes": int(size_bytes), **verdict(proof)}
+    return {"moves": made, "gap_median_s": median_s, "size_bytes": int(size_bytes), **verdict(proof)}
 
 
 def death(proof: Proof) -> dict[str, Any]:
