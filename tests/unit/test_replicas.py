@@ -53,7 +53,12 @@ def test_hosts_that_are_down_or_lack_the_driver_keep_none() -> None:
 
 def test_a_refresh_is_followed_by_its_rest() -> None:
     assert replicas.next_refresh(5.0, 100.0, 101.0) == 105.0
-    assert replicas.next_refresh(5.0, 100.0, 110.0) == 130.0
+    assert replicas.next_refresh(5.0, 100.0, 104.0) == 112.0
+
+
+def test_a_long_refresh_is_not_followed_by_a_longer_rest() -> None:
+    assert replicas.next_refresh(5.0, 100.0, 160.0) == 170.0
+    assert replicas.next_refresh(300.0, 100.0, 160.0) == 400.0
 
 
 def spare(cluster: Cluster, *here: str, on: str = "h2", now: float = T0 + 1000) -> tuple[str, ...]:

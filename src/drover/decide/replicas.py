@@ -14,8 +14,10 @@ Volumes that one container uses go together (`groups`): to the same hosts, in on
 their snapshots one after the other, milliseconds apart. A promotion takes the same round of all of them.
 
 What copying may cost: a host asks for one round at a time, after each it leaves those volumes alone for RESTED times as
-long as it took, and where a disk is nearly full nothing is copied (`decide.volume_space`). So a busy host is asked less
-often, and copies lag more; how far they lag is shown, and is what a death may lose.
+long as it took, REST_MOST_S at most, and where a disk is nearly full nothing is copied (`decide.volume_space`). So a
+busy host is asked less often, and copies lag more; how far they lag is shown, and is what a death may lose. What is
+written while a copy rests is what the next round has to bring: without an end to the rest a volume that is being filled
+would never be caught up with.
 
 Snapshots that a host may forget: all that Drover took, except
 
@@ -55,6 +57,8 @@ KEPT = 2
 YOUNG_S = 30.0
 RESTED = 2.0
 """A refresh that took T seconds is followed by RESTED times T of rest: at most a third of the time is copying."""
+REST_MOST_S = 10.0
+"""But a rest is no longer than this: after a round of a minute, two more would only be lag."""
 
 
 Groups = Mapping[str, tuple[str, ...]]
@@ -140,7 +144,7 @@ def has_copies(cluster: Cluster, volume: r.Volume) -> bool:
 
 def next_refresh(interval_s: float, began_at: float, ended_at: float) -> float:
     """When a copy is due again: after its interval, and after a rest (in seconds of the caller's clock)."""
-    return max(began_at + interval_s, ended_at + RESTED * (ended_at - began_at))
+    return max(began_at + interval_s, ended_at + min(RESTED * (ended_at - began_at), REST_MOST_S))
 
 
 def spare(cluster: Cluster, host: str, volume: r.Volume, here: tuple[str, ...], now: float) -> tuple[str, ...]:
