@@ -251,6 +251,31 @@ class TestBtrfs(_OnDisk):
             files.write(target, path, f"hop{hop}", "1")
         assert len(files.read(here, path)) == 7
 
+    async def test_what_was_prepared_in_vain_goes(
+        self, here: VolumeDriver, there: VolumeDriver, pools: list[Path]
+    ) -> None:
+        first, second, third = ids(3)
+        await here.ensure("data", 1)
+        await here.ensure("data.2", 1)
+        for snapshot in (first, second):
+            await here.snapshot("data", snapshot)
+        await here.snapshot("data.2", third)
+        await copy(here, there, first)
+        root = next(pools[1].glob("*what_was_prepared*/next"))
+
+        await there.prepare("data", first)
+        assert [one.name for one in root.iterdir()] == [f"data@{first}"]
+        await copy(here, there, second)
+        assert not list(root.iterdir())
+        await there.prepare("data", second)
+        await there.forget("data.2", [third])
+        assert [one.name for one in root.iterdir()] == [f"data@{second}"]
+        await there.forget("data", [first])
+        assert not list(root.iterdir())
+        await there.prepare("data", second)
+        await there.remove("data")
+        assert not list(root.iterdir())
+
     async def test_a_write_beyond_the_limit_fails_and_the_rest_stays(self, here: VolumeDriver) -> None:
         root = Path(await here.ensure("data", 1))
         assert await here.limit("data", 16 << 20)

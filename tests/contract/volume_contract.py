@@ -98,6 +98,23 @@ class VolumeContract:
             await here.promote("data", ids(1)[0], 1)
         assert await here.live("data") == 0
 
+    async def test_what_is_prepared_is_not_live_and_is_promoted_as_ever(self, here: VolumeDriver, files: Files) -> None:
+        first, second = ids(2)
+        path = await here.ensure("data", 1)
+        files.write(here, path, "fish", "1")
+        await here.demote("data", first)
+        for _ in range(2):
+            await here.prepare("data", first)
+        assert (await here.live("data"), await here.live_sets()) == (0, {})
+        assert await here.snapshots("data") == [first]
+        path = await here.promote("data", first, 2)
+        files.write(here, path, "fish", "2")
+        await here.prepare("data", first)
+        assert files.read(here, await here.promote("data", first, 2)) == {"fish": "2"}
+        await here.demote("data", second)
+        await here.prepare("data", second)
+        assert files.read(here, await here.promote("data", second, 3)) == {"fish": "2"}
+
     async def test_data_moves_and_only_the_difference_moves_back(
         self, here: VolumeDriver, there: VolumeDriver, files: Files
     ) -> None:

@@ -312,7 +312,9 @@ class Mover:
         commit = moves.hand_over(self._cluster, key, self._now())
         if commit is not None and move.container in self._cluster.containers:
             commit = self._with_answer(commit, move)
-        if not await self._commit(commit) and commit is not None:
+        ahead = [self._prepare_live(*one) for one in move.final.items()] if commit is not None else []
+        handed, *_ = await asyncio.gather(self._commit(commit), *ahead)
+        if not handed and commit is not None:
             log.info("a hand-over is decided again: the records changed meanwhile", move=key)
 
     async def _pull_last(self, key: str, move: r.Move, tally: Tally) -> None:
@@ -324,6 +326,14 @@ class Mover:
         for error in ended:
             if error is not None:
                 raise error
+
+    async def _prepare_live(self, volume: str, snapshot: str) -> None:
+        """Have the live set nearly made beside the commit that lets it be made: `EnsureVolume` finds that, or does it
+        all."""
+        try:
+            await self._keeper.prepare(volume, snapshot)
+        except DroverError as error:
+            log.info("a volume is made live when the records say so", volume=volume, error=error.message)
 
     def _is_outdated(self, move: r.Move) -> bool:
         """Whether the container was renamed, updated or connected since it was made here, or is not here: it is made

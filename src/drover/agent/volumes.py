@@ -409,6 +409,11 @@ class VolumeKeeper:
                 at = await _received(driver, source, host, wanted, b"", counted)
         await self.look(wanted.volume, synced_at=at if synced_at is None else synced_at)
 
+    async def prepare(self, name: str, snapshot: str) -> None:
+        """Have done ahead what making the live set of a snapshot takes time for."""
+        async with self.busy[name]:
+            await self.driver(self.record(name)).prepare(name, snapshot)
+
     def of_epoch(self, name: str, epoch: int) -> r.Volume:
         """The record of a volume that this host holds in that epoch and that is ready."""
         volume = self.record(name)

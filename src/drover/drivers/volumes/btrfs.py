@@ -10,6 +10,7 @@ parent by its UUID, whichever side made it first. What is easy to get wrong, and
     a snapshot is complete exactly when it is read-only              receive sets that last
     sync before a receive counts                                     the stream is acknowledged, so it must be on disk
     demote renames the live set; `forget` deletes it                 deleting may take a second, and containers wait
+    `prepare` makes the new writable one, promote renames it         each snapshot waits for the disk, and clients wait
     an incomplete snapshot is deleted before a receive of its name   else "File exists"
 
 `btrfs send` cannot resume. A cut increment is small and is sent again; a cut first copy begins anew.
@@ -114,7 +115,7 @@ class BtrfsVolumes:
         path = layout.snapshot(volume, snapshot)
         if calls.is_complete(path):
             return
-        await self._delete([path])
+        await self._delete([path, *layout.all_prepared(volume)])
         path.parent.mkdir(exist_ok=True)
         try:
             await consume(stream, "btrfs", "-q", "receive", str(path.parent))
@@ -128,6 +129,12 @@ class BtrfsVolumes:
             raise Unavailable(f"snapshot {snapshot} of {volume} came incomplete", hint="it is asked for again")
         await self._synced()
 
+    async def prepare(self, volume: str, snapshot: str) -> None:
+        layout = self._ready()
+        source, path = layout.snapshot(volume, snapshot), layout.prepared(volume, snapshot)
+        if calls.is_complete(source) and not path.exists():
+            await _called(calls.snapshot, source, path, False)
+
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:
         layout = self._ready()
         path = layout.live(volume, epoch)
@@ -136,7 +143,10 @@ class BtrfsVolumes:
             source = layout.snapshot(volume, snapshot)
             if not calls.is_complete(source):
                 raise NotFound(f"volume {volume} has no complete snapshot {snapshot} on this host")
-            await _called(calls.snapshot, source, path, False)
+            try:
+                layout.prepared(volume, snapshot).rename(path)
+            except FileNotFoundError:
+                await _called(calls.snapshot, source, path, False)
         return str(path)
 
     async def demote(self, volume: str, snapshot: str) -> None:
@@ -161,7 +171,7 @@ class BtrfsVolumes:
 
     async def forget(self, volume: str, snapshots: Collection[str]) -> None:
         layout = self._ready()
-        await self._delete([layout.snapshot(volume, one) for one in snapshots])
+        await self._delete([*(layout.snapshot(volume, one) for one in snapshots), *layout.all_prepared(volume)])
         layout.drop_empty(volume)
         await self._clean()
 
@@ -170,7 +180,9 @@ class BtrfsVolumes:
         live = layout.found_live(volume)
         if live is not None:
             layout.bury(live)
-        await self._delete([layout.snapshot(volume, one) for one in layout.ids(volume)])
+        await self._delete(
+            [*(layout.snapshot(volume, one) for one in layout.ids(volume)), *layout.all_prepared(volume)]
+        )
         layout.drop_empty(volume)
         await self._clean()
 

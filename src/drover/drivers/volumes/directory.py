@@ -112,6 +112,9 @@ class DirectoryVolumes:
 
     # -- claims --------------------------------------------------------------------------------------------------
 
+    async def prepare(self, volume: str, snapshot: str) -> None:
+        """A promotion is a rename."""
+
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:
         layout = self._ready()
         path = layout.live(volume, epoch)

@@ -163,6 +163,9 @@ class FakeVolumes:
         files = {name: text for name, text in base.items() if name not in came.gone} | came.files
         self._snapshots[volume].setdefault(snapshot, files)
 
+    async def prepare(self, volume: str, snapshot: str) -> None:
+        await self._enter("prepare")
+
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:
         await self._enter("promote")
         path = self._path(volume, epoch)

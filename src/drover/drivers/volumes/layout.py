@@ -2,6 +2,7 @@
 
     ROOT/live/VOLUME@EPOCH     the live set: the path an engine binds, gone when the claim is
     ROOT/snap/VOLUME/ID        a snapshot
+    ROOT/next/VOLUME@ID        made of a snapshot ahead, to become a live set by a rename
     ROOT/trash/…               renamed, about to be deleted; emptied at the next chance
 
 The epoch in the live set's name makes an engine's old volume useless: it points at a path that does not come back.
@@ -32,7 +33,7 @@ class Layout:
         self.root = root
 
     def make(self) -> None:
-        for part in ("live", "snap", "trash"):
+        for part in ("live", "snap", "next", "trash"):
             (self.root / part).mkdir(parents=True, exist_ok=True)
 
     def live(self, volume: str, epoch: int) -> Path:
@@ -45,6 +46,13 @@ class Layout:
 
     def snapshots_of(self, volume: str) -> Path:
         return self.root / "snap" / _checked(volume)
+
+    def prepared(self, volume: str, snapshot: str) -> Path:
+        return self.root / "next" / f"{_checked(volume)}@{snapshot}"
+
+    def all_prepared(self, volume: str) -> list[Path]:
+        """What was made ahead of any snapshot of a volume."""
+        return [self.root / "next" / name for name in _names(self.root / "next") if name.rpartition("@")[0] == volume]
 
     def grave(self) -> Path:
         """A new name below the trash."""

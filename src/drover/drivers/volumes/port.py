@@ -10,6 +10,7 @@ path and refuses. That is the last fence.
     ensure     made empty if there is none   -
     snapshot   -                             one more: the live set as it is now
     demote     gone, its path first          one more: the live set as it was
+    prepare    -                             - (a promotion of this one will be quick)
     promote    made from a snapshot          - (the one promoted from stays usable as a base)
     receive    -                             one more, or nothing if the stream was cut
     forget     -                             those named are gone
@@ -105,6 +106,11 @@ class VolumeDriver(Protocol):
         A stream that was cut or damaged raises and leaves nothing that is listed; `NoBase` if it builds on what is
         not here.
         """
+        ...
+
+    async def prepare(self, volume: str, snapshot: str) -> None:
+        """Do ahead what a promotion of this snapshot would take time for. Only `promote` finds what that makes, and it
+        goes with the next `receive`, `forget` or `remove`. Where promotions are quick this does nothing."""
         ...
 
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:

@@ -98,6 +98,9 @@ class SharedVolumes:
             )
         path.mkdir(parents=True, exist_ok=True)
 
+    async def prepare(self, volume: str, snapshot: str) -> None:
+        """A promotion is a link."""
+
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:
         layout = self._ready()
         layout.refuse_other(volume, epoch)

@@ -82,6 +82,9 @@ class ThreadedDriver:
     async def unchanged(self, volume: str, have: bytes) -> bool:
         return await self._call(self._driver.unchanged(volume, have), LONG_S)
 
+    async def prepare(self, volume: str, snapshot: str) -> None:
+        await self._call(self._driver.prepare(volume, snapshot), STALL_S)
+
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:
         return await self._call(self._driver.promote(volume, snapshot, epoch), STALL_S)
 
