@@ -160,6 +160,23 @@ def test_what_came_last_is_copied_once_whether_ahead_of_the_record_or_after(ahea
     on_virtual_time(scene, SLOW_S)
 
 
+@pytest.mark.parametrize("refused", [True, False])
+def test_its_live_set_is_prepared_before_it_may_be_made_and_nothing_rests_on_that(refused: bool) -> None:
+    async def scene(world: MoveWorld) -> None:
+        target = world.hosts["h2"]
+        prepared_at_first: list[list[tuple[str, str]]] = []
+        target.disk.on_live = lambda volume, epoch: prepared_at_first.append(list(target.disk.prepared))
+        if refused:
+            target.disk.fail_next("prepare", DroverError("no space left on device"))
+        await world.begin("h2")
+        move = await world.ended()
+        assert prepared_at_first == [[("data", move.final["data"])]]
+        assert (move.phase, world.where()) == ("done", "h2")
+        world.check()
+
+    on_virtual_time(scene, SLOW_S)
+
+
 def test_where_the_end_of_a_container_cannot_be_told_its_stop_is_waited_for() -> None:
     async def scene(world: MoveWorld) -> None:
         source = world.hosts["h1"]
@@ -310,7 +327,7 @@ async def _target_disk_is_full(world: MoveWorld) -> None:
 
 
 async def _target_disk_refuses(world: MoveWorld) -> None:
-    for method in ("receive", "promote"):
+    for method in ("receive", "prepare", "promote"):
         world.hosts["h2"].disk.fail_next(method, DroverError("no space left on device"))
     world.hosts["h2"].insides.fail_next("install", DroverError("no space left on device"))
 

@@ -33,7 +33,8 @@ class _Stream(msgspec.Struct):
 
 
 class FakeVolumes:
-    """One host's disk. `removed` lists the volumes deleted, in order; `ensured` those that began empty."""
+    """One host's disk. `removed` lists the volumes deleted, in order; `ensured` those that began empty; `prepared` what
+    was to be prepared."""
 
     instant = True
     synchronous = False
@@ -41,6 +42,7 @@ class FakeVolumes:
     def __init__(self) -> None:
         self.removed: list[str] = []
         self.ensured: list[str] = []
+        self.prepared: list[tuple[str, str]] = []
         self.limits: dict[str, int] = {}
         self.full = False
         self.slow_s = 0.0
@@ -164,6 +166,7 @@ class FakeVolumes:
         self._snapshots[volume].setdefault(snapshot, files)
 
     async def prepare(self, volume: str, snapshot: str) -> None:
+        self.prepared.append((volume, snapshot))
         await self._enter("prepare")
 
     async def promote(self, volume: str, snapshot: str, epoch: int) -> str:
