@@ -67,7 +67,6 @@ def image_hosts(cluster: Cluster, images: Collection[str]) -> dict[str, frozense
 
 
 @remembered("hosts", "alive", "host_facts", "lost", "suspects")
-@remembered("hosts", "alive", "host_facts", "lost", "suspects")
 def _able(cluster: Cluster) -> frozenset[str]:
     return frozenset(name for name in cluster.hosts if host_state(cluster, name).state == "ready")
 
