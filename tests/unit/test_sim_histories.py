@@ -42,15 +42,16 @@ def test_what_once_failed_holds(path: Path) -> None:
     assert play(from_file(path)).broken == ""
 
 
-def test_the_same_seed_has_the_same_trace_under_any_hash_seed() -> None:
+@pytest.mark.parametrize("seed", ["9", "64"])
+def test_the_same_seed_has_the_same_trace_under_any_hash_seed(seed: str) -> None:
     said = [
         subprocess.run(
-            [sys.executable, "-c", PROGRAM, "sim", "--seed", "9", "--json"],
+            [sys.executable, "-c", PROGRAM, "sim", "--seed", seed, "--json"],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             check=True,
         ).stdout
-        for hash_seed in ("1", "4242")
+        for hash_seed in ("1", "2")
     ]
     first, second = (json.loads(one) for one in said)
     assert first["revisions"] > 50

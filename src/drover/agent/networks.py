@@ -133,7 +133,7 @@ class NetworkKeeper:
         await self._balance(wiring.tables, verify)
         await self._turn(wiring)
         await self._park(before, verify)
-        for network in set(self._served) - set(wiring.networks):
+        for network in sorted(set(self._served) - set(wiring.networks)):
             await self._responder.stop(network)
             del self._served[network]
         if verify or self._kept - set(wiring.networks):

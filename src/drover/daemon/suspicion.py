@@ -98,13 +98,13 @@ class Suspicions:
         alive = self._mirror.cluster.alive if self._leads() else {}
         wanted = {(name, one.session) for name, one in alive.items() if name != self._host}
         await self._let_go(wanted)
-        for host, session in wanted - self._watching.keys():
+        for host, session in sorted(wanted - self._watching.keys()):
             self._watching[host, session] = asyncio.create_task(self._watch(host), name=f"listening to {host}")
         if self._leads() and self._mirror.healthy:
             await self._clear()
 
     async def _let_go(self, wanted: set[tuple[str, str]]) -> None:
-        over = [self._watching.pop(one) for one in self._watching.keys() - wanted]
+        over = [self._watching.pop(one) for one in sorted(self._watching.keys() - wanted)]
         for task in over:
             task.cancel()
         await asyncio.gather(*over, return_exceptions=True)
