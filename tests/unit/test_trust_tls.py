@@ -59,6 +59,23 @@ async def test_the_server_knows_the_peer_s_name(tmp_path: Path, authority: certi
         assert await greeted(port, tls.client_context(h2)) == "[h2]"
 
 
+def test_a_connection_that_was_cut_is_not_taken_for_one_that_was_ended(
+    tmp_path: Path, authority: certificates.Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's Python begins with the option set, others without."""
+    h1 = enrol(tmp_path / "h1", authority, "h1")
+    begun = ssl.SSLContext.__new__
+
+    def as_debian_s(kind: type[ssl.SSLContext], *args: int) -> ssl.SSLContext:
+        context = begun(kind, *args)
+        context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+        return context
+
+    monkeypatch.setattr(ssl.SSLContext, "__new__", as_debian_s)
+    made = [tls.server_context(h1), tls.client_context(h1), tls.joining_context(authority.certificate)]
+    assert [bool(one.options & ssl.OP_IGNORE_UNEXPECTED_EOF) for one in made] == [False, False, False]
+
+
 async def test_without_a_certificate_there_is_no_name(tmp_path: Path, authority: certificates.Authority) -> None:
     h1 = enrol(tmp_path / "h1", authority, "h1")
     async with greeting(h1, "optional") as port:
