@@ -24,7 +24,8 @@ MOVES = "tests/unit/test_move_cuts.py"
 CUTS = "tests/unit/test_sequence_cuts.py"
 INTERRUPTIONS = "tests/unit/test_interruptions.py"
 LOST = "tests/unit/test_lost_data.py"
-TESTS = (LOST, RECOVERY, SIM, MOVES, CUTS, INTERRUPTIONS)
+LEASE = "tests/unit/test_session.py"
+TESTS = (LEASE, LOST, RECOVERY, SIM, MOVES, CUTS, INTERRUPTIONS)
 DEADLINE_S = float(os.environ.get("DROVER_MUTANT_S", "400"))
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from drover.agent.session import Session
+from drover.agent.session import AT_ONCE, Session
 from drover.daemon.leader import Leadership
 from drover.model import records as r
 from drover.sim import clock
@@ -125,5 +125,24 @@ def test_the_leader_record_goes_with_the_leaders_lease() -> None:
         await hosts[0].die()
         await asyncio.sleep(TTL_S + 1)
         assert "leader" not in hosts[0].mirror.cluster.rows("settings", r.Setting)
+
+    run(scene, hosts=1)
+
+
+def test_a_lease_that_the_store_ended_early_fences_before_another_one_is_taken() -> None:
+    """Others may hold by now what this host held: what it has until it takes part anew is nothing, not the rest of the
+    time that its last renewal was good for."""
+
+    async def scene(hosts: list[LeadingHost]) -> None:
+        session, loop = hosts[0].session, asyncio.get_running_loop()
+        told: list[tuple[float, float]] = []
+        session.on_change = lambda: told.append((loop.time(), session.fence_at))
+        first = session.lease
+        assert first is not None
+        await first.revoke()
+        ended = loop.time()
+        await hosts[0].mirror.until(lambda cluster: "h1" in cluster.alive and session.lease is not first, 30, "a lease")
+        assert next(fence_at for at, fence_at in told if at >= ended) == AT_ONCE
+        assert session.fence_at > loop.time()
 
     run(scene, hosts=1)
