@@ -19,6 +19,7 @@ from drover.gateway.call import Handler, Relay
 from drover.gateway.links import EngineLinks
 from drover.gateway.server import GatewayServer
 from drover.gateway.tunnel import TunnelServer
+from drover.trust import tls
 
 DEADLINE_S = 10.0
 
@@ -199,7 +200,7 @@ def tls_contexts(tmp: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         (tmp / f"{name}.pem").write_bytes(pem)
-        context = ssl.SSLContext(protocol)
+        context = tls.modern(ssl.SSLContext(protocol))
         context.load_cert_chain(tmp / f"{name}.pem")
         context.load_verify_locations(tmp / "ca.crt")
         context.verify_mode = ssl.CERT_REQUIRED

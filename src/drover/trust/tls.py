@@ -48,7 +48,7 @@ def reload(context: ssl.SSLContext, tls_dir: Path) -> None:
 def joining_context(ca_certificate_pem: bytes) -> ssl.SSLContext:
     """Trusts the given CA and no name: whichever host of the cluster answers may take a new host in, and it may be
     reached by an address (a translated one, a DNS name) that its certificate does not know."""
-    context = _modern(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    context = modern(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     context.check_hostname = False
     context.load_verify_locations(cadata=ca_certificate_pem.decode())
     return context
@@ -56,7 +56,7 @@ def joining_context(ca_certificate_pem: bytes) -> ssl.SSLContext:
 
 def blind_context() -> ssl.SSLContext:
     """Checks nothing. Only for fetching the CA's certificate, which is public and checked by its fingerprint."""
-    context = _modern(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    context = modern(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
@@ -78,13 +78,14 @@ def peer_of(transport: asyncio.BaseTransport | None) -> Peer:
 
 
 def _context(protocol: int, tls_dir: Path) -> ssl.SSLContext:
-    context = _modern(ssl.SSLContext(protocol))
+    context = modern(ssl.SSLContext(protocol))
     context.load_verify_locations(tls_dir / "ca.crt")
     reload(context, tls_dir)
     return context
 
 
-def _modern(context: ssl.SSLContext) -> ssl.SSLContext:
+def modern(context: ssl.SSLContext) -> ssl.SSLContext:
+    """The context, with what every one of Drover's has."""
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # Debian's Python takes a connection that was cut for one that was ended, unless told otherwise: half an answer
     # would look whole.
