@@ -25,7 +25,8 @@ CUTS = "tests/unit/test_sequence_cuts.py"
 INTERRUPTIONS = "tests/unit/test_interruptions.py"
 LOST = "tests/unit/test_lost_data.py"
 LEASE = "tests/unit/test_session.py"
-TESTS = (LEASE, LOST, RECOVERY, SIM, MOVES, CUTS, INTERRUPTIONS)
+STALE = "tests/unit/test_stale_decisions.py"
+TESTS = (LEASE, STALE, LOST, RECOVERY, SIM, MOVES, CUTS, INTERRUPTIONS)
 DEADLINE_S = float(os.environ.get("DROVER_MUTANT_S", "400"))
 
 
