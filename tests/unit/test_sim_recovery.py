@@ -13,7 +13,9 @@ from drover.errors import Unavailable
 from drover.model import records as r
 from drover.model.cluster import Cluster, put
 from drover.sim import clock
+from drover.sim.store import SimLease, SimStore
 from drover.sim.world import LEASE_S, SELF_FENCE_S, BrokenPromise, SimHost, World
+from drover.store.memory import MemoryLease
 
 FIXED = "10.44.0.9"
 VOLUME = {"HostConfig": {"Binds": ["data:/data"]}}
@@ -357,6 +359,39 @@ def test_a_host_that_missed_that_its_container_left_and_came_back_makes_it_anew(
 
 
 # -- broken on purpose: the eye must see ----------------------------------------------------------------------------
+
+
+def test_a_host_that_has_a_lease_again_and_an_old_picture_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its watch is late and goes on, so its picture looks well, and still shows as its own what others have taken over
+    while it had no lease."""
+    renew, grant = SimLease.renew, SimStore.grant
+
+    async def scene(world: World) -> None:
+        _, db, store = await three(world)
+        h3 = world.hosts["h3"]
+        refused = True
+
+        async def renewed(lease: SimLease) -> float:
+            if refused and lease._link is h3.store:
+                raise Unavailable("the store renews no lease")
+            return await renew(lease)
+
+        async def granted(store: SimStore, ttl_s: float) -> MemoryLease:
+            if refused and store is h3.store:
+                raise Unavailable("the store grants no lease")
+            return await grant(store, ttl_s)
+
+        monkeypatch.setattr(SimLease, "renew", renewed)
+        monkeypatch.setattr(SimStore, "grant", granted)
+        h3.store.watch_slow_s = 6.0
+        await asyncio.sleep(12)
+        assert world.cluster.host_of(db) != "h3"
+        refused = False
+        await asyncio.sleep(8)
+        h3.store.watch_slow_s = 0.0
+        await settled(world, db, store)
+
+    play(scene)
 
 
 def breaks(scene: Scene, promise: str, **world: object) -> None:
