@@ -394,6 +394,23 @@ def test_a_host_that_has_a_lease_again_and_an_old_picture_starts_nothing(monkeyp
     play(scene)
 
 
+def test_what_runs_on_where_nobody_fences_is_not_heard_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its daemon hangs, and so does its watchdog: the others take nothing any more from a host without a lease."""
+    monkeypatch.setattr("drover.sim.parts.SimWatchdog._fence", lambda self: None)
+
+    async def scene(world: World) -> None:
+        web = world.run("web", "h3")
+        await settled(world, web)
+        world.hosts["h3"].stop()
+        await asyncio.sleep(20)
+        assert sorted(world.where(web)) == sorted(["h3", world.cluster.host_of(web)])
+        assert not world.eye.heard(world.hosts["h3"])
+        world.hosts["h3"].cont()
+        await settled(world, web)
+
+    play(scene)
+
+
 def breaks(scene: Scene, promise: str, **world: object) -> None:
     with pytest.raises(BrokenPromise, match=promise):
         play(scene, **world)
