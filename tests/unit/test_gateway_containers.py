@@ -329,7 +329,7 @@ async def test_an_engines_word_of_a_removal_is_not_withheld_for_ever(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(containers, "FORGOTTEN_DEADLINE_S", 0.01)
-    identity = having(world, 1, "web")
+    identity = having(world, 1, "web", NetworkingConfig={"EndpointsConfig": {"app": {}}})
     gateway = await world.gateway()
     relay = await relayed(gateway, "POST", "/containers/web/wait?condition=removed")
     assert relay.settled is not None
@@ -337,6 +337,25 @@ async def test_an_engines_word_of_a_removal_is_not_withheld_for_ever(
     assert identity in world.shared.cluster.containers
     for condition in ("", "?condition=not-running", "?condition=next-exit"):
         assert (await relayed(gateway, "POST", f"/containers/web/wait{condition}")).settled is None
+
+
+@pytest.mark.parametrize(
+    ("body", "waits"),
+    [
+        ({}, False),
+        ({"HostConfig": {"NetworkMode": "default"}, "NetworkingConfig": {"EndpointsConfig": {"default": {}}}}, False),
+        ({"HostConfig": {"NetworkMode": "host"}}, False),
+        ({"HostConfig": {"NetworkMode": "app"}}, True),
+        ({"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}}, True),
+        ({"HostConfig": {"VolumesFrom": ["db"]}}, True),
+    ],
+)
+async def test_a_removal_is_waited_for_where_it_makes_something_free_that_has_a_name(
+    world: World, body: dict[str, Any], waits: bool
+) -> None:
+    having(world, 1, "web", **body)
+    relay = await relayed(await world.gateway(), "POST", "/containers/web/wait?condition=removed")
+    assert (relay.settled is not None) == waits
 
 
 async def test_a_refused_remove_restores_what_was_wanted_and_speaks_of_the_cluster_id(world: World) -> None:

@@ -17,15 +17,18 @@ from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
-from drover.decide.default_network import PREDEFINED_IDS, SHOWN_AS
+from drover.decide.default_network import DEFAULT_MODE, PREDEFINED_IDS, SHOWN_AS
 from drover.errors import DeadlineExceeded
 from drover.gateway.call import Call, Edit, Outcome, Relay
 from drover.gateway.context import Context, target_of
 from drover.gateway.restarts import needs_own_policy, own_policy
 from drover.gateway.shown import inspected, needs_showing
 from drover.model import records as r
+from drover.model.spec import ENGINE_NETWORKS, Spec, parse_spec
 
 FORGOTTEN_DEADLINE_S = 10.0
+NAMELESS = frozenset((DEFAULT_MODE, *ENGINE_NETWORKS))
+"""Networks that nobody removes."""
 _PREFIX = "/containers/"
 
 
@@ -76,14 +79,20 @@ async def relay_lines(ctx: Context, call: Call) -> Outcome:
 
 
 async def wait(ctx: Context, call: Call) -> Outcome:
-    """As `relay_lines`. Once a client has read that a container is removed (the end of `docker run --rm`), its name,
-    its volumes and its networks are free on an engine; so the answer comes when its host has told the cluster."""
+    """As `relay_lines`. Once a client has read that a container is removed (the end of `docker run --rm`), its volumes,
+    ports and networks are free on an engine; so if it has any, the answer comes when its host has told the cluster. Its
+    name is free before: who creates one of that name sees that this one is over."""
     record = ctx.container(call.params["name"])
     host, target = target_at_engine(ctx, call)
     relayed = Relay(host=host, target=target, edit=ctx.ids.to_cluster, edit_lines=ctx.ids.to_cluster)
-    if call.query("condition") != "removed":
+    if call.query("condition") != "removed" or not _holds(parse_spec(record.body)):
         return relayed
     return msgspec.structs.replace(relayed, settled=lambda: _forgotten(ctx, record.id))
+
+
+def _holds(spec: Spec) -> bool:
+    """Whether a client can ask for something by name that only this container's end makes free."""
+    return bool(spec.volume_names or spec.volumes_from or spec.ports or set(spec.network_refs) - NAMELESS)
 
 
 async def _forgotten(ctx: Context, container: str) -> None:
