@@ -12,8 +12,8 @@ them. The swarm's VXLAN has a port of its own; its virtual addresses need ip_vs,
 cannot be made is left out, and the row that needs it says why.
 
 Names: four clients in the namespace of a container ask the host's name server one question after another, of
-names that the cluster knows. For new names, one client in a container on each host asks every 5 ms for the name of a container before
-it is started; the figure is from the answer to the start until the last of them has the address.
+names that the cluster knows. For new names, one client in a container on each host asks every 5 ms for the name of a
+container before it is started; the figure is from the answer to the start until the last of them has the address.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
