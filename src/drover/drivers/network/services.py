@@ -51,8 +51,8 @@ ACCEPTED = (
     ("DOCKER-USER", "-i", "dv+", "-o", "dv+", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT"),
 )
 """The rules in Docker's chain for its users, the first one last: what was redirected to a backend, and its replies; and
-what goes on between containers of ours, whose first packet the rules that follow have let pass: no frame of it has to go
-through all of Docker's chain."""
+what goes on between containers of ours, whose first packet the rules that follow have let pass: so not every frame of
+it has to go through all of Docker's chain."""
 SETS = {
     "networks": "map networks { type ifname : verdict; }",
     "virtual": "map virtual { type ifname . ipv4_addr : verdict; }",
