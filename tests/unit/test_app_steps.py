@@ -453,6 +453,12 @@ def test_what_a_container_does_in_words() -> None:
     on = world.cluster.placements[again.container.id].host
     ended = f"ended on {on} with exit code 2, and is started again"
     assert says(again.container.id, state="exited", exit_code=2) == ended
+    ordered = r.Order(number=again.container.order.number + 1, verb="restart")
+    world.write(put(r.key("containers", again.container.id), msgspec.structs.replace(again.container, order=ordered)))
+    assert says(again.container.id, state="exited", exit_code=137) == f"is being restarted on {on}"
+    done = r.Answer(number=ordered.number, status=204)
+    assert says(again.container.id, state="exited", exit_code=2, answer=done) == ended
+    world.write(put(r.key("containers", again.container.id), again.container))
     refused = r.Answer(number=again.container.order.number, status=409, message="its port is taken")
     assert says(again.container.id, answer=refused) == f"could not be started on {on}: its port is taken"
 

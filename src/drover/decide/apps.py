@@ -11,6 +11,7 @@ alone, first match:
     runs, and its check has not decided yet                 pending
     runs, and its check says unhealthy                      bad
     was stopped by somebody                                 pending
+    ended, as a restart that was asked for begins           pending
     ended with 0, and its restart policy leaves it at that  done
     ended otherwise, or is about to be started again        bad
 """
@@ -139,7 +140,7 @@ def verdict(cluster: Cluster, one: Instance) -> Verdict:
     if facts.state in ("running", "paused"):
         return _running(one, facts)
     if facts.state in ("exited", "dead"):
-        return _ended(one, facts)
+        return _restarting(one, facts) or _ended(one, facts)
     if facts.state == "restarting":
         return Verdict("bad", f"keeps ending on {one.host}, last with exit code {facts.exit_code}")
     return Verdict("pending", f"is {facts.state} on {one.host}")
@@ -160,6 +161,13 @@ def _running(one: Instance, facts: r.ContainerFacts) -> Verdict:
     if facts.health == "unhealthy":
         return Verdict("bad", f"runs on {one.host}, and its check says unhealthy")
     return Verdict("pending", f"runs on {one.host}, its check has not decided yet")
+
+
+def _restarting(one: Instance, facts: r.ContainerFacts) -> Verdict | None:
+    order = one.container.order
+    if order.verb != "restart" or facts.answer.number >= order.number:
+        return None
+    return Verdict("pending", f"is being restarted on {one.host}")
 
 
 def _ended(one: Instance, facts: r.ContainerFacts) -> Verdict:
