@@ -166,7 +166,9 @@ class Eye:
         if self._hosts[host].retires:
             return
         record = self._cluster().containers.get(identity)
-        if record is not None and not self._holds_claims(identity):
+        if record is None:  # removed while its host was away: whoever returns ends it, at any time
+            return
+        if not self._holds_claims(identity):
             yield f"P6: {record.name} on {host} holds no claims, and was killed by a fence"
         left_s = self._hosts[host].renewed_at + self._self_fence_s - _now()
         if left_s > EARLY * self._self_fence_s:
