@@ -44,7 +44,12 @@ BETWEEN_S = 45.0
 """Between two moves: hosts forget old snapshots after half a minute, and deleting those slows a disk down."""
 CUT = ("terminating connection", "closed the connection unexpectedly", "connection to server was lost", "SSL SYSCALL")
 """What a client says whose connection was there and ended."""
-RECOVERING = ("the database system is starting up", "not yet accepting connections", "in recovery mode")
+RECOVERING = (
+    "the database system is starting up",
+    "not yet accepting connections",
+    "in recovery mode",
+    "Connection refused",  # its container runs, and it does not listen yet
+)
 """What PostgreSQL says to a client that has reached it too early."""
 SUMS = """
 select (select sum(abalance) from pgbench_accounts), (select sum(bbalance) from pgbench_branches),
