@@ -22,7 +22,8 @@ from drover.agent.belongings import Belongings, PartSource
 from drover.agent.endpoints import Endpoints
 from drover.agent.fence import Fence
 from drover.agent.files import ContainerFiles
-from drover.agent.moves import Mover, Sources, without_copying
+from drover.agent.moves import Mover, Sources
+from drover.agent.nocopy import without_copying
 from drover.agent.report import Reporter
 from drover.agent.view import View
 from drover.agent.volume_life import VolumeLife
