@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 DEADLINE_S = 30.0
 LARGE_BYTES = 64 * 1024**2
 _ID = re.compile(r"\b[0-9a-f]{12}(?:[0-9a-f]{52})?\b")
+_HEX = re.compile(r"[0-9a-f]+")
 
 
 class Case(NamedTuple):
@@ -341,6 +342,8 @@ def drawn() -> list[Case]:
         values = [dice.choice(VALUES) for _ in range(template.count("{}"))]
         if "kill" in template and (values[0] in NO_HARM or values[0].isdigit()):
             continue
+        if "/containers/{}" in template and _HEX.fullmatch(values[0]):
+            continue  # it may begin an id, and one container's ids are not the same on both sides
         cases.append(Case(method, template.format(*(quote(value, safe="") for value in values))))
     return list(dict.fromkeys(cases))
 
