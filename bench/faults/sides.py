@@ -20,6 +20,8 @@ from drover.lab.processes import wait_until
 
 IMAGE = "busybox"
 DEADLINE_S = 90.0
+STORE_DIES = ("power", "network", "freeze", "shutdown")
+"""Faults that take the store's member on that host with them."""
 _ANSWER = "id=$(cat /proc/sys/kernel/random/uuid); mkdir -p /www; echo $id >/www/id; "
 WEB = _ANSWER + "exec httpd -f -p 80 -h /www"
 DB = (
@@ -133,12 +135,19 @@ class DroverSide(Traces):
         return victim
 
     def _victim(self, number: int, fault: str) -> LabHost:
-        """One host after the other; the leader's, or that of the store's leader, where that is the fault."""
+        """One host after the other; the leader's, or that of the store's leader, where that is the fault. The store's
+        leader fails under that name only: an election is added to the recovery then (and Swarm's one manager is spared
+        on its side)."""
         if fault == "leader":
             return self.lab.host(str(shown(self.lab.hosts[0], "status")["leader"]))
+        leads = self._store_leader()
         if fault == "store":
-            return self._store_leader()
-        return self.lab.hosts[number % len(self.lab.hosts)]
+            return leads
+        return next(host for host in self._from(number) if fault not in STORE_DIES or host.name != leads.name)
+
+    def _from(self, number: int) -> list[LabHost]:
+        first = number % len(self.lab.hosts)
+        return self.lab.hosts[first:] + self.lab.hosts[:first]
 
     def _store_leader(self) -> LabHost:
         for host in self.lab.hosts:
