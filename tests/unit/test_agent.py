@@ -14,6 +14,7 @@ from drover.agent.volumes import Incoming, Round, Wanted
 from drover.drivers.backups.fake import FakeBackups
 from drover.drivers.engine.fake import FakeEngine
 from drover.drivers.engine.fake_images import make_image
+from drover.drivers.engine.port import SeenContainer
 from drover.drivers.insides.fake import FakeInsides
 from drover.drivers.network.fake import FakeNetwork
 from drover.drivers.volumes.catalog import Catalog
@@ -354,6 +355,34 @@ def test_a_stop_that_waited_leaves_a_removed_container_alone() -> None:
         await world.until(lambda cluster: CID not in cluster.containers)
         await asyncio.sleep(DEADLINE_S)
         assert f"h1/{CID}" not in world.mirror.cluster.container_facts
+
+    on_virtual_time(scene)
+
+
+def test_nothing_is_asked_of_an_engine_because_it_sent_a_signal() -> None:
+    """It may be seeing to the end of that process, and answers nothing until all of it is taken down: what it tells
+    next would wait for that."""
+
+    async def scene(world: World) -> None:
+        await world.create()
+        await world.order("start", "running")
+        await world.answered(2)
+        await asyncio.sleep(1)
+        engine_id = (await world.engine.containers())[0].engine_id
+        asked: list[str] = []
+        inspect = world.engine.container
+
+        async def counted(engine_ref: str) -> SeenContainer | None:
+            asked.append(engine_ref)
+            return await inspect(engine_ref)
+
+        world.engine.container = counted  # type: ignore[method-assign]
+        await world.engine.order(engine_id, "kill", "signal=HUP")
+        await asyncio.sleep(1)
+        assert asked == []
+        await world.engine.order(engine_id, "kill", "signal=KILL")
+        await asyncio.sleep(1)
+        assert asked[0] == engine_id  # its end
 
     on_virtual_time(scene)
 

@@ -47,8 +47,13 @@ HOLD_MAX_S = 30.0
 OVERTAKES = ("kill", "stop", "remove")
 COPYING = ("replica/", "image/")
 """Objects of steps that read from other hosts."""
-QUIET_ACTIONS = ("exec_", "attach", "resize", "top", "copy", "archive-path", "extract-to-dir", "export", "commit")
-"""Container events after which nothing about the container is different."""
+QUIET_ACTIONS = (
+    *("exec_", "attach", "resize", "top", "copy", "archive-path", "extract-to-dir", "export", "commit"),
+    "kill",
+)
+"""Container events after which nothing about the container is different. A signal shows by what comes after it; and an
+engine that sees to the end of a process answers no question about the container until its networks are taken down: who
+asked after each signal would learn of the end that much later."""
 RELEVANT = frozenset(
     (
         "containers",
