@@ -18,6 +18,10 @@ A connection that the stop cuts is no failed connection; one that cannot be made
 death one that PostgreSQL itself refuses while it recovers is counted apart (`RECOVERING`): no host can spare a client
 that. In a planned move it counts. At the end the sums of pgbench's balances must agree, and everything acknowledged
 must be there.
+
+Before each move the database is checkpointed and restarted where it is (`docker restart`), and that gap is told beside
+the move's: it is what PostgreSQL and the engine need for a stop and a start under this load, and no move is shorter.
+What fails meanwhile is not counted: nothing is parked then.
 """
 
 from __future__ import annotations
@@ -181,6 +185,19 @@ class Proof:
         self.until(lambda: self.inside("load", "cat", "/tmp/ended") == "done", "the end of pgbench")
 
 
+def restart(proof: Proof) -> float:
+    """The longest wait for a commit while the database is restarted in its place, in seconds."""
+    proof.sql("checkpoint")
+    begin = time.time()
+    proof.on("h2", "docker", "restart", "db")
+    end = time.time()
+    proof.until(lambda: proof.both_commit(end + 1), "commits after a restart")
+    found = gaps([one for one in proof.acknowledged() if one[2] > begin - 1], proof.transaction_ends(begin - 1))
+    for name in ("acks", "load"):
+        proof.inside(name, "sh", "-c", ": > /tmp/failed")
+    return found["gap_s"]
+
+
 def move(proof: Proof, target: str) -> dict[str, Any]:
     """One move under load: what travelled, how long each part took, and the longest wait for a commit."""
     begin = time.time()
@@ -244,13 +261,16 @@ def moves(proof: Proof, turns: int) -> dict[str, Any]:
     proof.start(replicas=0)
     made = []
     for target in ROUND_TRIP * turns:
+        restart_gap_s = restart(proof)
         time.sleep(BETWEEN_S)
-        made.append(move(proof, target))
+        made.append({**move(proof, target), "restart_gap_s": restart_gap_s})
         print(json.dumps(made[-1]), flush=True)
     proof.finish()
     median_s = statistics.median(one["gap_s"] for one in made)
+    restarts_s = statistics.median(one["restart_gap_s"] for one in made)
     size_bytes = proof.sql("select sum(pg_database_size(oid)) from pg_database")
-    return {"moves": made, "gap_median_s": median_s, "size_bytes": int(size_bytes), **verdict(proof)}
+    medians = {"gap_median_s": median_s, "restart_gap_median_s": restarts_s}
+    return {"moves": made, **medians, "size_bytes": int(size_bytes), **verdict(proof)}
 
 
 def death(proof: Proof) -> dict[str, Any]:
