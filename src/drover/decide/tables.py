@@ -17,7 +17,7 @@ this one has an address on the network, which replies can come back to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import msgspec
 
@@ -43,6 +43,8 @@ from drover.model.spec import parse_spec
 Target = tuple[str, int]
 """(address, port)"""
 ByService = Mapping[str, list[Container]]
+KEPT = 16_384
+"""How many sets of a port's backends are kept."""
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -61,15 +63,25 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def sharing(self) -> frozenset[str]:
         """The addresses of backends that have others beside them."""
-        targets = {
-            ip for table in (self.mesh, self.bound) for many in table.values() if len(many) > 1 for ip, _ in many
-        }
-        return frozenset(targets.union(*(ips for ips in self.virtual.values() if len(ips) > 1)))
+        return self._by_company[0]
 
     @cached_property
     def _addresses(self) -> frozenset[str]:
-        targets = {ip for table in (self.mesh, self.bound) for many in table.values() for ip, _ in many}
-        return frozenset(targets.union(*self.virtual.values()))
+        sharing, alone = self._by_company
+        return sharing | alone
+
+    @cached_property
+    def _by_company(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Backends with others beside them, and those without; one may be both. A change of one service asks this of
+        all of them: the sets of those that did not change are kept, and put together without a look at each address."""
+        tables = (*self.mesh.values(), *self.bound.values())
+        sharing = [_ips(targets) for targets in tables if len(targets) > 1]
+        alone = [_ips(targets) for targets in tables if len(targets) == 1]
+        virtual = self.virtual.values()
+        return (
+            frozenset().union(*sharing, *(ips for ips in virtual if len(ips) > 1)),
+            frozenset().union(*alone, *(ips for ips in virtual if len(ips) == 1)),
+        )
 
     def ended(self, backends: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
         """Of the addresses that were backends some time before: those whose connections must be forgotten, and those to
@@ -77,6 +89,11 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         was sent to it after its end, before this host heard of either, must not wait for it."""
         left = backends - self.addresses()
         return left - self.alive, left & self.alive
+
+
+@lru_cache(maxsize=KEPT)
+def _ips(targets: tuple[Target, ...]) -> frozenset[str]:
+    return frozenset(ip for ip, _ in targets)
 
 
 def networks_everywhere(cluster: Cluster) -> frozenset[str]:
