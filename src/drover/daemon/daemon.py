@@ -43,6 +43,7 @@ from drover.api.context import Context
 from drover.api.events import event_routes
 from drover.api.server import ApiServer
 from drover.api.volumes import volume_api_routes
+from drover.daemon import heap
 from drover.daemon.config import HostConfig, commit_bootstrap
 from drover.daemon.deployer import Deployer
 from drover.daemon.deputy_link import DeputyLink
@@ -297,6 +298,7 @@ class Daemon:
             self.leadership.run,
             self.suspicions.run,
             self.deployer.run,
+            heap.give_back_now_and_then,
             self._follow_members,
             self._renew_certificate,
             self.shutdown.return_to_service,

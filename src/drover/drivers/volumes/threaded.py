@@ -191,13 +191,14 @@ async def _told(call: Coroutine[Any, Any, T], caller: asyncio.AbstractEventLoop,
 
 
 async def _gathered(pieces: AsyncIterator[bytes], most_bytes: int) -> bytes:
-    """The next pieces, about so many bytes together; nothing at their end."""
-    batch, end = bytearray(), time.monotonic() + BATCH_S
+    """The next pieces, about so many bytes together; nothing at their end. One that is large enough is not copied."""
+    batch, size_bytes, end = list[bytes](), 0, time.monotonic() + BATCH_S
     async for piece in pieces:
-        batch += piece
-        if len(batch) >= most_bytes or time.monotonic() > end:
+        batch.append(piece)
+        size_bytes += len(piece)
+        if size_bytes >= most_bytes or time.monotonic() > end:
             break
-    return bytes(batch)
+    return batch[0] if len(batch) == 1 else b"".join(batch)
 
 
 class _Crossing:
