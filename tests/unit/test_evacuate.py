@@ -100,6 +100,14 @@ def test_a_host_that_shuts_down_moves_what_runs_and_all_at_once() -> None:
     assert (move.grace_s, move.because) == (2, "h1 shuts down")
 
 
+@pytest.mark.parametrize(("own_s", "grace_s"), [(-1, 2), (0, -1), (1, -1), (2, 2), (10, 2)])
+def test_nothing_gets_more_time_to_stop_in_a_hurry_than_it_has_of_its_own(own_s: int, grace_s: int) -> None:
+    quick = running(1, "quick", body={"StopTimeout": own_s})
+    found = evacuation(cluster_of(quick, scheduling="shutdown"), "h1", NOW)
+    move = next(c.record for c in found.begin[0].changes if isinstance(c.record, r.Move))
+    assert move.grace_s == grace_s
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [

@@ -11,7 +11,7 @@ host shutdown`). The leader asks again and again; each thing that is still there
     of whose service another one moves, or too few would run  waits, says which     (as below)
     finds PARALLEL moves from its host under way              waits                 (as below)
     is tied to the host, or fits nowhere else                 stuck, says why       stuck, says why
-    otherwise                                                 a move begins         a move begins; GRACE_S to stop
+    otherwise                                                 a move begins         a move; at most GRACE_S to stop
 
 Too few would run: more of its service than the label `drover.max_unavailable` says (1 if there is none) would not run
 during the move. A move prepares everything at its target first (image, network, engine container, copies of volumes),
@@ -168,12 +168,17 @@ class _Emptying:
         images = image_hosts(self.cluster, {container.image_id}) if container is not None else {}
         having = images.get(container.image_id, frozenset()) if container is not None else frozenset()
         chosen = place(self.cluster, wanted, image_hosts=having, views=self.views, bring_volumes=True)
-        commit = begin(Asked(target=chosen.host, grace_s=GRACE_S if self.urgent else -1, because=self.because))
+        commit = begin(Asked(target=chosen.host, grace_s=self._grace_s(wanted), because=self.because))
         self.cluster = self.cluster.apply(self.cluster.revision, commit.changes)
         self.views = self.views.with_container(chosen.host, item.key, item.name, wanted.spec)
         self.begin.append(commit)
         self.under_way += 1
         return msgspec.structs.replace(item, state="moving", says=f"goes to {chosen.host}", target=chosen.host)
+
+    def _grace_s(self, wanted: Wanted) -> int:
+        """How long its stop may take: its own time (-1), in a hurry no more than GRACE_S."""
+        own_s = wanted.spec.stop_timeout_s
+        return -1 if not self.urgent or 0 <= own_s < GRACE_S else GRACE_S
 
 
 def with_moves(cluster: Cluster, views: HostViews) -> HostViews:

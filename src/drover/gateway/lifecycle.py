@@ -29,9 +29,9 @@ from drover.gateway.publishing import exposed_ports, give_up, publishing, refuse
 from drover.gateway.restarts import Policy, asked_policy, refuse_policy, with_policy, without_policy
 from drover.model import records as r
 from drover.model.cluster import Cluster, delete, put
+from drover.model.spec import parse_spec
 
 STOP_EXTRA_S = 30.0
-DEFAULT_STOP_S = 10
 ENDLESS_STOP_S = 86_400.0
 """A negative time asks the engine to wait for ever; the gateway waits a day and then says so."""
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -220,20 +220,11 @@ async def _simple(ctx: Context, call: Call, ask: Ask) -> Reply:
     return reply_to(ctx, await submit(ctx, record.id, ask))
 
 
-class _Stopping(msgspec.Struct, rename="pascal"):
-    stop_timeout: int | None = None
-
-
 def _stop_deadline_s(ctx: Context, call: Call) -> float:
     """How long to wait for a stop: the client's `t`, else the container's own time, else Docker's 10 s; and 30 s."""
-    text = call.query("t") or str(_own_stop_timeout_s(ctx.container(call.params["name"])))
+    text = call.query("t") or str(parse_spec(ctx.container(call.params["name"]).body).stop_timeout_s)
     try:
         seconds = int(text)
     except ValueError:
         raise Invalid(f'strconv.Atoi: parsing "{text}": invalid syntax') from None
     return seconds + STOP_EXTRA_S if seconds >= 0 else ENDLESS_STOP_S
-
-
-def _own_stop_timeout_s(record: r.Container) -> int:
-    stopping = decoded(record.body or "{}", _Stopping)
-    return DEFAULT_STOP_S if stopping.stop_timeout is None else stopping.stop_timeout

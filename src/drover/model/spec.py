@@ -19,6 +19,7 @@ unknown fields are ignored; a field of a wrong type is `Invalid`.
     devices             HostConfig.Devices: their paths on the host
     pid, ipc            HostConfig.PidMode, HostConfig.IpcMode, when `container:REF`: the reference
     restart_rules       the labels `drover.restart.…` (`model.restart_rules`)
+    stop_timeout_s      StopTimeout (negative: as long as it takes; none: the engine's 10 s)
     log_driver          HostConfig.LogConfig.Type (empty: the engine's default)
     constraints         Env `constraint:KEY==VALUE`; the label `drover.constraint`
     affinities          Env `affinity:KEY==VALUE`; the label `drover.affinity`
@@ -44,6 +45,8 @@ AFFINITY_LABEL = "drover.affinity"
 PUBLISH_LABEL = "drover.publish"
 CPUS_LABEL = "drover.cpus"
 PROTOCOLS = ("tcp", "udp", "sctp")
+STOP_TIMEOUT_S = 10
+"""How long an engine waits for a container to stop before it kills it, where nothing else is said."""
 ENGINE_NETWORKS = frozenset({"bridge", "host", "none"})
 
 
@@ -111,6 +114,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     restart_policy: str = "no"
     restart_max: int = 0
     restart_rules: RestartRules = RestartRules()
+    stop_timeout_s: int = STOP_TIMEOUT_S
 
     @property
     def network_container(self) -> str:
@@ -210,6 +214,7 @@ class _Networking(msgspec.Struct, rename="pascal"):
 
 class _Body(msgspec.Struct, rename="pascal"):
     image: str | None = None
+    stop_timeout: int | None = None
     hostname: str | None = None
     mac_address: str | None = None
     env: list[str] | None = None
@@ -295,6 +300,7 @@ def _spec(body: _Body) -> Spec:
         restart_policy=restart.name or "no",
         restart_max=restart.maximum_retry_count or 0,
         restart_rules=restart_rules(labels),
+        stop_timeout_s=STOP_TIMEOUT_S if body.stop_timeout is None else body.stop_timeout,
     )
 
 
