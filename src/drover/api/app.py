@@ -89,7 +89,7 @@ class TokenBody(msgspec.Struct, frozen=True):
 
 def build_api(context: Context) -> web.Application:
     """The app; see the module's table for its routes."""
-    app = web.Application(middlewares=[_errors, _guard, _caught_up], client_max_size=BODY_LIMIT_BYTES)
+    app = web.Application(middlewares=[errors_as_json, _guard, _caught_up], client_max_size=BODY_LIMIT_BYTES)
     app[CONTEXT] = context
     app.on_response_prepare.append(_dated)
     app.add_routes(
@@ -121,7 +121,7 @@ async def _dated(request: web.Request, response: web.StreamResponse) -> None:
 
 
 @web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error as JSON; one outside Drover's tree is a fault of Drover's own and gets a traceback in the log."""
     try:
         return await handler(request)
@@ -129,7 +129,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return json_answer(error_body(error), error.status)
     except web.HTTPException as error:
         return json_answer(error_body(_from_http(request, error)), error.status)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            raise  # who asked has left in the middle of the answer: aiohttp knows, and there is nobody to tell
         log.exception("a call of the API failed", method=request.method, path=request.path)
         fault = DroverError("this call failed by a fault of drover itself", hint="see the daemon's log for details")
         return json_answer(error_body(fault), fault.status)
