@@ -9,7 +9,6 @@ one is missed, or if a group could not be measured.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from bench import (
 from bench.bed import FULL, QUICK, Bed
 from bench.budgets import lacking
 from bench.frame import Report, Row
+from drover.lab.processes import exit_on_sigterm
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS: Mapping[str, Callable[[Bed], Iterator[Row]]] = {
@@ -59,7 +59,7 @@ GROUPS: Mapping[str, Callable[[Bed], Iterator[Row]]] = {
 
 def main() -> int:
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that what was made is removed
+    exit_on_sigterm()
     bed = Bed(QUICK if arguments.quick else FULL, _say)
     bed.close()  # what an interrupted run has left
     report = Report(arguments.out, arguments.quick, _say)

@@ -40,6 +40,7 @@ from typing import Any
 
 from bench.bed import remove_lab
 from drover.lab import Lab
+from drover.lab.processes import exit_on_sigterm
 
 LAB = "proof"
 DEADLINE_S = 180.0
@@ -319,6 +320,7 @@ def main() -> int:
     parser.add_argument("--kill", action="store_true", help="a host's death instead of moves")
     parser.add_argument("--out", type=Path, default=Path("out/proof.json"), help="where the figures go")
     asked = parser.parse_args()
+    exit_on_sigterm()
     with lab() as made:
         proof = Proof(made, asked.scale)
         figures = death(proof) if asked.kill else moves(proof, asked.turns)

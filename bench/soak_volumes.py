@@ -31,6 +31,7 @@ from bench.bed import create_many, remove_lab, remove_many, resident_mb
 from drover.cli.client import Client
 from drover.lab import Lab, LabHost
 from drover.lab.clients import Docker
+from drover.lab.processes import exit_on_sigterm
 
 LAB = "soak"
 SAMPLE_S = 10.0
@@ -59,6 +60,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 def main(argv: Sequence[str] | None = None) -> int:
     asked = _arguments().parse_args(argv)
+    exit_on_sigterm()
     remove_lab(asked.lab)
     try:
         lab = Lab.create(asked.lab, 3, images=("busybox",), pool="16G", say=_say)

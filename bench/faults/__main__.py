@@ -19,6 +19,7 @@ from bench.bed import remove_lab
 from bench.faults.evidence import columns, line, percentile
 from bench.faults.play import BREAK, Result, make_whole, play
 from bench.faults.sides import DroverSide, Side, SwarmSide
+from drover.lab.processes import exit_on_sigterm
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_SWARM = ("power", "network", "freeze", "agent", "engine")
@@ -36,6 +37,7 @@ HANDED_OVER_S = 3.0
 
 def main() -> int:
     arguments = _arguments()
+    exit_on_sigterm()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "results.jsonl"
     try:

@@ -17,7 +17,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from tests.chaos.watch import LagWatch, LiveWatch
 from drover.errors import DroverError
 from drover.lab import Lab, cluster
 from drover.lab.host import LabHost
-from drover.lab.processes import wait_until
+from drover.lab.processes import exit_on_sigterm, wait_until
 
 SUFFERING = ("h1", "h2", "h3")
 OBSERVER = "h4"
@@ -283,7 +282,7 @@ def recorded(file: Path) -> list[Outcome]:
 def main() -> int:
     options = _options()
     options.report.parent.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    exit_on_sigterm()
     done = [one.round.number for one in recorded(options.report) if one.seed == options.seed]
     broken = 0
     with options.report.open("ab") as report:

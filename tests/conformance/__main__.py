@@ -14,10 +14,12 @@ from pathlib import Path
 from tests.conformance import suite
 
 from drover.lab import Lab
+from drover.lab.processes import exit_on_sigterm
 
 
 def main() -> int:
     arguments = _arguments()
+    exit_on_sigterm()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     python = suite.prepare(out)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,11 @@ from drover.errors import DeadlineExceeded, MissingTool
 
 _POLL_S = 0.02
 _DEADLINE_S = 20.0
+
+
+def exit_on_sigterm() -> None:
+    """Have SIGTERM end this program as an exception does, so that what it has made is removed."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def wait_until(
