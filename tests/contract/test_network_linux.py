@@ -6,6 +6,7 @@ Each test has a network namespace of its own, with the underlay address on an in
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -133,6 +134,23 @@ async def test_backends_see_the_clients_own_address_through_a_virtual_one(driver
         await driver.let_turn(42)
         assert await heard(sh, 2) == {(ip, "10.42.0.20") for ip in BACKENDS}
         assert await heard(sh, 0) == {(BACKENDS[0], network().host_ip), (BACKENDS[1], BACKENDS[0])}
+
+
+async def test_every_containers_port_turns_frames_and_no_other_device_does(driver: LinuxNetwork, sh: Shell) -> None:
+    def turning() -> set[str]:
+        shown = json.loads(sh("bridge -d -j link show"))
+        return {port["ifname"] for port in shown if port.get("master") == "dv42" and port["hairpin"]}
+
+    await driver.realise(network())
+    with backends(sh):
+        assert turning() == set()
+        await driver.let_turn(42)
+        assert turning() == {"v0", "v1"}
+        sh(
+            "ip link add v9 type veth peer name p9; ip link set v9 master dv42 up; ip link add v8 type veth peer name p8"
+        )
+        await driver.let_turn(42)
+        assert turning() == {"v0", "v1", "v9"}
 
 
 async def heard(sh: Shell, number: int) -> set[tuple[str, str]]:

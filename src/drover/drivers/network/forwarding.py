@@ -33,6 +33,7 @@ ERROR, DONE = 2, 3
 REQUEST, ACK, REPLACE, CREATE, APPEND, DUMP = 0x1, 0x4, 0x100, 0x400, 0x800, 0x300
 ANY_MAC = "00:00:00:00:00:00"
 ATTR_DST, ATTR_LLADDR = 1, 2
+KIND = 0x3FFF
 PERMANENT, NOARP = 0x80, 0x40
 SELF, MASTER = 0x2, 0x4
 AF_BRIDGE = 7
@@ -137,10 +138,14 @@ class NeighbourSocket:
         """The static entries of these two devices as the kernel has them."""
         table: Table = {}
         for request in (IFINFO.pack(AF_BRIDGE, devices.vxlan, 0, 0), NDMSG.pack(socket.AF_INET, 0, 0, 0, 0)):
-            self._socket.send(_message(GET, REQUEST | DUMP, 0, request))
-            for payload in self._dump():
+            for payload in self.dump(GET, request):
                 table.update(_unpack(devices, payload))
         return table
+
+    def dump(self, kind: int, request: bytes) -> Iterator[bytes]:
+        """The payloads that the kernel answers a dump with. To be read to the end."""
+        self._socket.send(_message(kind, REQUEST | DUMP, 0, request))
+        return self._dump()
 
     def _messages(self) -> Iterator[tuple[int, int, bytes]]:
         """Type, sequence number and payload of each message of the next packet."""
@@ -194,23 +199,24 @@ def _body(devices: Devices, entry: Entry, key: str, value: str | None) -> bytes:
     return NDMSG.pack(AF_BRIDGE, devices.vxlan, NOARP, MASTER, 0) + _mac(key)
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute of a message, padded."""
     length = ATTRIBUTE.size + len(value)
     return ATTRIBUTE.pack(length, kind) + value + b"\0" * (-length % 4)
 
 
 def _ip(text: str) -> bytes:
-    return _attribute(ATTR_DST, socket.inet_aton(text))
+    return attribute(ATTR_DST, socket.inet_aton(text))
 
 
 def _mac(text: str) -> bytes:
-    return _attribute(ATTR_LLADDR, bytes.fromhex(text.replace(":", "")))
+    return attribute(ATTR_LLADDR, bytes.fromhex(text.replace(":", "")))
 
 
 def _unpack(devices: Devices, payload: bytes) -> Table:
     """The entry in a dumped message, if it is a static one of these devices; else an empty table."""
     family, index, state, flags, _ = NDMSG.unpack_from(payload)
-    values = dict(_attributes(payload[NDMSG.size :]))
+    values = dict(attributes(payload[NDMSG.size :]))
     mac = values.get(ATTR_LLADDR, b"").hex(":")
     ip = socket.inet_ntoa(values[ATTR_DST]) if len(values.get(ATTR_DST, b"")) == 4 else ""
     if family == socket.AF_INET and index == devices.bridge and state & PERMANENT:
@@ -222,8 +228,9 @@ def _unpack(devices: Devices, payload: bytes) -> Table:
     return {}
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and value of each attribute; the kind without its flags (nested, network byte order)."""
     while len(data) >= ATTRIBUTE.size:
         length, kind = ATTRIBUTE.unpack_from(data)
-        yield kind, data[ATTRIBUTE.size : length]
+        yield kind & KIND, data[ATTRIBUTE.size : length]
         data = data[max(ATTRIBUTE.size, (length + 3) & ~3) :]

@@ -24,13 +24,14 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from drover.decide.overlay import RealNetwork
+from drover.drivers.network.bridge_ports import Port
 from drover.drivers.network.forwarding import Devices
 from drover.drivers.network.netlink import IPRoute, NetlinkError
 from drover.drivers.network.port import Traffic
@@ -216,12 +217,11 @@ def _route(ip: IPRoute, net: RealNetwork, bridge: int) -> None:
         ip.route("replace", **route, prefsrc=wanted)
 
 
-def let_turn(ip: IPRoute, bridge: int) -> None:
+def let_turn(ip: IPRoute, ports: Iterable[Port]) -> None:
     """Let every container's port of a bridge send frames back to where they came from."""
-    for message in ip.link("dump", master=bridge):
-        link = _link(message)
-        if link.kind == "veth" and not link.port.get("mode"):
-            ip.brport("set", index=link.index, mode=1)
+    for port in ports:
+        if port.kind == "veth" and not port.turns:
+            ip.brport("set", index=port.device, mode=1)
 
 
 def set_sysctls(settings: Mapping[str, str]) -> None:

@@ -19,8 +19,8 @@ from drover.decide.encryption import VXLAN_OVERHEAD_BYTES, Tunnel
 from drover.decide.overlay import VXLAN_PORT, RealNetwork, Remote
 from drover.decide.parking import Parked
 from drover.decide.tables import Tables
+from drover.drivers.network import bridge_ports, flows, forwarding, links, parking, services, wireguard
 from drover.drivers.network import filter as packet_filter
-from drover.drivers.network import flows, forwarding, links, parking, services, wireguard
 from drover.drivers.network.forwarding import Devices, NeighbourSocket, Refusal
 from drover.drivers.network.netlink import IPRoute, NetlinkError
 from drover.drivers.network.parked import Parking
@@ -185,7 +185,7 @@ class LinuxNetwork:
     def _let_turn(self, vni: int) -> None:
         devices = self._devices.get(vni)
         if devices is not None:
-            links.let_turn(self._route(), devices.bridge)
+            links.let_turn(self._route(), bridge_ports.read(self._socket(), devices.bridge))
 
     def _purge_filters(self) -> None:
         self._tables = self._image = None
