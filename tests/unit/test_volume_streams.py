@@ -16,7 +16,7 @@ from aiohttp import web
 from cluster_factory import world
 
 from drover.agent.volumes import Given, Wanted
-from drover.api.app import _errors
+from drover.api.app import errors_as_json
 from drover.daemon.volumes import PeerVolumes, _Pace, _path, _query, stream_routes
 from drover.errors import Conflict, DroverError, Unavailable
 from drover.model import records as r
@@ -88,7 +88,7 @@ async def served(keeper: Keeper, directory: Path) -> AsyncIterator[int]:
     """A daemon's app with the giving side alone; its port."""
     nothing: Any = None
     anything: Any = keeper
-    app = web.Application(middlewares=[_errors])
+    app = web.Application(middlewares=[errors_as_json])
     app.add_routes(stream_routes(anything, nothing, nothing))
     runner = web.AppRunner(app)
     await runner.setup()

@@ -23,7 +23,7 @@ NUMBER = struct.Struct("=I")
 
 
 class Port(NamedTuple):
-    """A device in a bridge: its index and kind. `turns`: frames may leave it by the port they came in by (hairpin mode)."""
+    """A device in a bridge: its index and kind. `turns` (hairpin mode): frames may go back by it."""
 
     device: int
     kind: str
