@@ -1,5 +1,6 @@
 """The daemon's settings of the C library."""
 
+import asyncio
 import ctypes
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from drover.daemon import heap
+from drover.sim import clock
 
 HELD = """
 from pathlib import Path
@@ -41,3 +43,18 @@ def test_pieces_of_streams_come_from_the_heap_and_go_back_on_request() -> None:
     assert full > 60
     assert freed > 50  # else each piece would have been a mapping of its own, made and taken down again
     assert given_back < 10
+
+
+def test_what_is_free_goes_back_for_as_long_as_the_daemon_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back_s: list[float] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        monkeypatch.setattr(heap, "give_back", lambda: given_back_s.append(loop.time() - begun_s))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(16):
+                await heap.give_back_now_and_then()
+
+    clock.run(scene())
+    assert given_back_s == [5.0, 10.0, 15.0]

@@ -30,11 +30,11 @@ class Port(NamedTuple):
     turns: bool
 
 
-def read(kernel: NeighbourSocket, bridge: int) -> Iterator[Port]:
+def read(kernel: NeighbourSocket, bridge: int) -> list[Port]:
     """The ports of a bridge, by the bridge's index."""
     asked = attribute(MASTER, NUMBER.pack(bridge)) + attribute(EXTENSION_MASK, NUMBER.pack(SKIP_STATISTICS))
     request = IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + asked
-    return iter([port for payload in kernel.dump(GET_LINK, request) for port in _port(payload, bridge)])
+    return [port for payload in kernel.dump(GET_LINK, request) for port in _port(payload, bridge)]
 
 
 def _port(payload: bytes, bridge: int) -> Iterator[Port]:
